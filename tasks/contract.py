@@ -1,0 +1,280 @@
+"""The seam between a kind of learning and the federation.
+
+A task adapter (one package per task below ``tasks/``) turns a site's private files into summands
+and back into scores. Nothing here knows Flower, and no torch type crosses this seam: models are
+arrays by name, so an adapter may be backed by PyTorch, scikit-learn or XGBoost alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.stats import Stats
+
+Array = NDArray[Any]
+Arrays = dict[str, NDArray[Any]]
+Fitted = Mapping[str, Any]
+"""Finalised preprocessing as plain JSON values; made by ``Task.prepare`` on the server."""
+
+
+@dataclass(frozen=True)
+class Partition:
+    """How one shared table is cut into sites; the same seed gives the same cut everywhere.
+
+    Parameters
+    ----------
+    kind : {"iid", "dirichlet", "size", "column"}
+        Uniform; label-skewed by Dirichlet(alpha); size-skewed by Dirichlet(alpha); or by the
+        values of ``column``.
+    num_sites, index : int
+        Number of sites, and which of them this is (0-based).
+    """
+
+    kind: str
+    num_sites: int
+    index: int
+    seed: int = 0
+    alpha: float = 0.5
+    column: str | None = None
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """Where one site's rows are; written by the site (or by a simulation), never by a message.
+
+    Parameters
+    ----------
+    name : str
+        The site's name.
+    train : str
+        A CSV or Parquet path, or ``dataset:NAME`` for a bundled or generated table.
+    holdout : str or None
+        A second file; without it ``holdout_fraction`` of ``train`` is held out.
+    holdout_fraction : float, in (0, 1)
+    split_seed : int or None
+        Pins the split; ``None`` takes the run's.
+    partition : Partition or None
+        Which part of a shared table belongs to this site.
+    """
+
+    name: str
+    train: str
+    holdout: str | None = None
+    holdout_fraction: float = 0.2
+    split_seed: int | None = None
+    partition: Partition | None = None
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A named architecture and its hyper-parameters."""
+
+    name: str
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Local training, the same for every site.
+
+    Parameters
+    ----------
+    optimizer : {"sgd", "adam", "adamw", "rmsprop"}
+    local_steps : int or None
+        Stop after this many mini-batches instead of ``local_epochs`` passes.
+    loss : str
+        Named loss of the task (``cross_entropy``, ``mse``, ``mae``, ``huber``...), or ``auto``.
+    class_weight : {"none", "balanced"}
+        ``balanced`` weighs each class by n / (num_classes * n_class) over *all* sites.
+    grad_clip : float or None
+        Maximum l2 norm of a mini-batch's gradient.
+    """
+
+    optimizer: str = "sgd"
+    lr: float = 0.1
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    batch_size: int = 32
+    local_epochs: int = 1
+    local_steps: int | None = None
+    loss: str = "auto"
+    class_weight: str = "none"
+    grad_clip: float | None = None
+
+
+@dataclass(frozen=True)
+class LocalObjective:
+    """What a strategy adds to the local loss.
+
+    The gradient of weight ``w`` becomes ``grad + linear + proximal_mu * (w - anchor)``: FedProx
+    sets ``proximal_mu`` (anchor: the weights received), SCAFFOLD ``linear``, FedDyn both.
+    """
+
+    proximal_mu: float = 0.0
+    anchor: Arrays | None = None
+    linear: Arrays | None = None
+
+
+@dataclass(frozen=True)
+class TrainOutcome:
+    """Result of local training.
+
+    Parameters
+    ----------
+    arrays : dict of str to array
+        The weights after training, same names, shapes and dtypes as received.
+    num_examples : int
+        Training rows of the site (not row visits).
+    num_steps : int
+        Optimiser steps taken.
+    loss : float
+        Example-weighted mean training loss over the last epoch.
+    """
+
+    arrays: Arrays
+    num_examples: int
+    num_steps: int
+    loss: float
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Metrics of one scope, finalised from pooled summands.
+
+    Parameters
+    ----------
+    values : dict of str to float
+        Every metric that is defined on the pooled data.
+    absent : dict of str to str
+        Every metric that is not, with its reason. A metric is in exactly one of the two.
+    bounds : dict of str to float
+        Largest possible absolute error of a binned metric, from the pooled bins themselves.
+    arrays : dict of str to nested lists
+        Non-scalar results (``confusion_matrix``).
+    """
+
+    values: dict[str, float] = field(default_factory=dict)
+    absent: dict[str, str] = field(default_factory=dict)
+    bounds: dict[str, float] = field(default_factory=dict)
+    arrays: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ScoreCard:
+    """Scores of every scope: all rows, declared subgroups, one feature block at a time."""
+
+    overall: Scores = field(default_factory=Scores)
+    subgroups: dict[str, Scores] = field(default_factory=dict)
+    blocks: dict[str, Scores] = field(default_factory=dict)
+    attributions: dict[str, float] = field(default_factory=dict)
+
+
+class SiteData(Protocol):
+    """One site's rows, read and split; opaque outside its adapter."""
+
+    @property
+    def num_train(self) -> int:
+        """Number of training rows."""
+
+    @property
+    def num_holdout(self) -> int:
+        """Number of held-out rows."""
+
+    @property
+    def notes(self) -> list[str]:
+        """What the site's operator should know (one class only, constant column...)."""
+
+
+class Model(Protocol):
+    """A model with its fitted preprocessing; one instance is reused across messages."""
+
+    def arrays(self) -> Arrays:
+        """Return the weights by name (copies)."""
+
+    def load(self, arrays: Arrays) -> None:
+        """Set the weights.
+
+        Raises
+        ------
+        ReplyError
+            If a name, shape or dtype differs.
+        """
+
+
+class Task(Protocol):
+    """One kind of learning, bound to a use case's schema."""
+
+    def read(self, source: DataSource, split_seed: int) -> SiteData:
+        """Read and split one site's files.
+
+        Raises
+        ------
+        DataError
+            If a file is missing, empty or unreadable, naming file, row and column.
+        SchemaError
+            If columns or classes differ from the use case.
+        """
+
+    def fit(self, data: SiteData, min_group_size: int) -> Stats:
+        """Return the summands from which preprocessing is fitted (training rows only)."""
+
+    def prepare(self, stats: Stats) -> Fitted:
+        """Finalise preprocessing from the pooled summands.
+
+        Raises
+        ------
+        SchemaError
+            If the pooled data cannot be used (a column without any value, one class only).
+        """
+
+    def build(self, spec: ModelSpec, fitted: Fitted, seed: int) -> Model:
+        """Make a freshly initialised model, the same for the same seed.
+
+        Raises
+        ------
+        ConfigError
+            If the architecture or one of its parameters does not exist.
+        """
+
+    def train(
+        self,
+        model: Model,
+        data: SiteData,
+        config: TrainConfig,
+        objective: LocalObjective,
+        seed: int,
+    ) -> TrainOutcome:
+        """Train ``model`` in place on the site's training rows.
+
+        Raises
+        ------
+        DivergedError
+            If the loss or a weight is not finite.
+        """
+
+    def evaluate(self, model: Model, data: SiteData) -> Stats:
+        """Return the metric summands on the site's held-out rows."""
+
+    def finalise(self, stats: Stats, fitted: Fitted) -> ScoreCard:
+        """Turn pooled metric summands into scores; pure."""
+
+    def predict(self, model: Model, rows: Path) -> Any:
+        """Return predictions for a file of rows (a DataFrame for tabular tasks)."""
+
+
+def child_seed(seed: int, *path: int | str) -> int:
+    """Derive an independent 63-bit seed for ``path`` (round, site name, purpose).
+
+    Uses numpy's ``SeedSequence``; strings enter by their UTF-8 bytes.
+    """
+    words: list[int] = [seed % 2**64]
+    for part in path:
+        words += [part % 2**64] if isinstance(part, int) else [len(part), *part.encode()]
+    state = np.random.SeedSequence(words).generate_state(1, np.uint64)[0]
+    return int(state >> np.uint64(1))

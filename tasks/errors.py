@@ -1,0 +1,60 @@
+"""Errors that a user can act on.
+
+Each message names the place (file, row, key) and the cure; the command line prints it as one
+line and exits with code 2, without a traceback.
+
+::
+
+    FedleagueError
+    ├── ConfigError        a use case, model, strategy or option that does not exist or fit
+    ├── DataError          a site's files: missing, empty, unreadable, wrong values
+    │   └── SchemaError    columns or classes that differ from the use case or between sites
+    ├── CheckpointError    a run folder that cannot be resumed
+    ├── PolicyError        the site's own policy refuses what was asked
+    ├── ReplyError         a site's reply that must not be aggregated
+    ├── DivergedError      training produced a non-finite loss or weight
+    ├── QuorumError        too few sites answered in time
+    └── LinkError          connection, TLS or key trouble between server and site
+"""
+
+from __future__ import annotations
+
+
+class FedleagueError(Exception):
+    """Base of every error that is shown to the user as one line."""
+
+
+class ConfigError(FedleagueError):
+    """A configuration value does not exist or does not fit."""
+
+
+class DataError(FedleagueError):
+    """A site's data cannot be used as it is."""
+
+
+class SchemaError(DataError):
+    """Columns or classes differ from the use case, or between sites."""
+
+
+class CheckpointError(FedleagueError):
+    """A run folder cannot be resumed."""
+
+
+class PolicyError(FedleagueError):
+    """The site's policy refuses the request."""
+
+
+class ReplyError(FedleagueError):
+    """A site's reply must not be aggregated."""
+
+
+class DivergedError(FedleagueError):
+    """Training produced a loss or a weight that is not finite."""
+
+
+class QuorumError(FedleagueError):
+    """Too few sites took part before the deadline."""
+
+
+class LinkError(FedleagueError):
+    """Server and site cannot talk: address, TLS or key."""
