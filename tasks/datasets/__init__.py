@@ -1,0 +1,92 @@
+"""Ready tables by name: bundled with scikit-learn, generated, or read from the data folder.
+
+A table is what ``dataset:NAME`` stands for in a site's ``DataSource``; its rows are cut into
+sites by ``tasks.partition``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from difflib import get_close_matches
+from functools import lru_cache
+from importlib import import_module
+from pathlib import Path
+
+import pandas as pd
+
+from tasks.errors import ConfigError, DataError
+
+_READERS: dict[str, str] = {
+    "breast_cancer": "tasks.datasets.bundled:breast_cancer",
+    "diabetes": "tasks.datasets.bundled:diabetes",
+    "digits": "tasks.datasets.bundled:digits",
+    "iris": "tasks.datasets.bundled:iris",
+    "wine": "tasks.datasets.bundled:wine",
+    "liquid_biopsy": "tasks.datasets.generated:liquid_biopsy",
+    "rare_disease": "tasks.datasets.generated:rare_disease",
+    "small_regression": "tasks.datasets.generated:small_regression",
+    "heart_disease": "tasks.datasets.heart_disease:heart_disease",
+}
+
+
+def dataset_names() -> tuple[str, ...]:
+    """Return every name that ``load_dataset`` knows, sorted."""
+    return tuple(sorted(_READERS))
+
+
+@lru_cache(maxsize=16)
+def load_dataset(name: str) -> pd.DataFrame:
+    """Return a table; the frame is cached and shared, so callers must not change it.
+
+    Parameters
+    ----------
+    name : str
+        One of ``dataset_names()``.
+
+    Returns
+    -------
+    pandas.DataFrame, shape (rows, columns)
+        Features and target, index 0..rows-1, the same rows in the same order on every machine.
+
+    Raises
+    ------
+    ConfigError
+        If there is no table of that name.
+    DataError
+        If the table is read from files that are absent.
+    """
+    reference = _READERS.get(name)
+    if reference is None:
+        near = get_close_matches(name, _READERS, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(dataset_names())}"
+        raise ConfigError(f"dataset '{name}' does not exist; {hint}")
+    module, _, function = reference.partition(":")
+    read: Callable[[], pd.DataFrame] = getattr(import_module(module), function)
+    return read()
+
+
+def data_root() -> Path:
+    """Return the folder of data sets that are not part of the installation.
+
+    The environment variable FEDLEAGUE_DATA, else the first that exists of ``shared/data`` beside
+    the working folder and ``shared/data`` beside the repository.
+
+    Raises
+    ------
+    DataError
+        If FEDLEAGUE_DATA names no folder, or no candidate exists.
+    """
+    given = os.environ.get("FEDLEAGUE_DATA")
+    if given:
+        root = Path(given).expanduser()
+        if not root.is_dir():
+            raise DataError(f"FEDLEAGUE_DATA={given} is not a folder; set it to the data folder")
+        return root
+    bases = (Path.cwd(), Path(__file__).resolve().parents[2])
+    candidates = [base.parent / "shared" / "data" for base in bases]
+    for candidate in candidates:
+        if candidate.is_dir():
+            return candidate
+    looked = " or ".join(dict.fromkeys(str(c) for c in candidates))
+    raise DataError(f"no data folder at {looked}; set FEDLEAGUE_DATA to the folder that holds it")
