@@ -1,0 +1,160 @@
+"""Records as the columns of the tables: cleaned text, finite numbers, plain JSON."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+from fl_server.leaderboard.ranking import loss
+from fl_server.leaderboard.views import clean_text, finite, json_safe
+from fl_server.records import RoundRecord, RunInfo, SubmissionInfo, UseCaseInfo
+from tasks.contract import ScoreCard, Scores
+
+
+def usecase_values(info: UseCaseInfo) -> dict[str, Any]:
+    """Return the columns of a ``UseCase``.
+
+    Raises
+    ------
+    ConfigError
+        If the score's direction does not exist.
+    """
+    loss(None, info.score.direction)
+    now = datetime.now(UTC)
+    return {
+        "slug": clean_text(info.slug),
+        "title": clean_text(info.title),
+        "description": clean_text(info.description),
+        "task": clean_text(info.task),
+        "score_name": clean_text(info.score.name),
+        "score_direction": info.score.direction,
+        "subgroup_columns": json_safe(info.subgroup_columns),
+        "created_at": now,
+        "updated_at": now,
+    }
+
+
+def submission_values(info: SubmissionInfo, usecase_id: int) -> dict[str, Any]:
+    """Return the columns of a ``Submission``; equal entries have an equal fingerprint."""
+    identity = json_safe([info.team, info.model, info.params, info.claimed])
+    return {
+        "usecase_id": usecase_id,
+        "fingerprint": hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest(),
+        "team": clean_text(info.team),
+        "model": clean_text(info.model),
+        "params": json_safe(info.params),
+        "claimed": finite(info.claimed),
+        "num_parameters": info.num_parameters,
+        "created_at": datetime.now(UTC),
+    }
+
+
+def run_values(info: RunInfo, usecase_id: int, submission_id: int) -> dict[str, Any]:
+    """Return the columns of a ``Run`` that starts or continues now."""
+    now = datetime.now(UTC)
+    return {
+        "key": clean_text(info.key),
+        "usecase_id": usecase_id,
+        "submission_id": submission_id,
+        "score_name": clean_text(info.usecase.score.name),
+        "strategy": clean_text(info.strategy),
+        "runtime": clean_text(info.runtime),
+        "seed": int(info.seed),
+        "num_rounds": int(info.num_rounds),
+        "config": json_safe(info.config),
+        "status": "running",
+        "reason": "",
+        "num_rounds_done": 0,
+        "started_at": now,
+        "updated_at": now,
+        "finished_at": None,
+    }
+
+
+def round_values(record: RoundRecord) -> dict[str, Any]:
+    """Return the columns of a ``Round``, without its run."""
+    sites = {site.site for site in record.sites}
+    failed = {site.site for site in record.sites if site.status != "ok"}
+    scopes = dict(_scopes(record.card))
+    return {
+        "round": int(record.round),
+        "phase": record.phase,
+        "status": record.status,
+        "reason": clean_text(record.reason),
+        "score": finite(record.score),
+        "train_loss": finite(record.train_loss),
+        "seconds": finite(record.seconds) or 0.0,
+        "bytes_up": int(record.bytes_up),
+        "bytes_down": int(record.bytes_down),
+        "num_sites": len(sites),
+        "num_sites_ok": len(sites - failed),
+        "arrays": {
+            scope: json_safe(scores.arrays) for scope, scores in scopes.items() if scores.arrays
+        },
+        "attributions": json_safe(record.card.attributions),
+        "recorded_at": datetime.now(UTC),
+    }
+
+
+def metric_values(card: ScoreCard, round_id: int) -> list[dict[str, Any]]:
+    """Return the columns of every ``Metric``; a value that is not finite becomes a reason."""
+    rows: list[dict[str, Any]] = []
+    for scope, scores in _scopes(card):
+        reasons: dict[str, str] = {name: why or "absent" for name, why in scores.absent.items()}
+        for name, number in scores.values.items():
+            value = finite(number)
+            reason = None if value is not None else reasons.get(name, f"not finite ({number})")
+            rows.append(_metric(round_id, scope, name, value, reason, scores.bounds.get(name)))
+        for name in reasons.keys() - scores.values.keys():
+            rows.append(_metric(round_id, scope, name, None, reasons[name], None))
+    return rows
+
+
+def site_values(
+    record: RoundRecord, round_id: int, site_ids: dict[str, int]
+) -> list[dict[str, Any]]:
+    """Return the columns of every ``SiteRecord``; of two for one site and phase the last counts."""
+    latest = {(clean_text(site.site), site.phase): site for site in record.sites}
+    return [
+        {
+            "round_id": round_id,
+            "site_id": site_ids[name],
+            "phase": phase,
+            "status": site.status,
+            "reason": clean_text(site.reason),
+            "num_examples": int(site.num_examples),
+            "seconds": finite(site.seconds) or 0.0,
+            "bytes_up": int(site.bytes_up),
+            "bytes_down": int(site.bytes_down),
+            "loss": finite(site.loss),
+        }
+        for (name, phase), site in latest.items()
+    ]
+
+
+def _scopes(card: ScoreCard) -> Iterator[tuple[str, Scores]]:
+    yield "overall", card.overall
+    for kind, group in (("subgroups", card.subgroups), ("blocks", card.blocks)):
+        for name, scores in group.items():
+            yield clean_text(f"{kind}/{name}"), scores
+
+
+def _metric(
+    round_id: int,
+    scope: str,
+    name: str,
+    value: float | None,
+    absent: str | None,
+    bound: float | None,
+) -> dict[str, Any]:
+    return {
+        "round_id": round_id,
+        "scope": scope,
+        "name": clean_text(name),
+        "value": value,
+        "absent": None if absent is None else clean_text(absent),
+        "bound": finite(bound),
+    }
