@@ -1,0 +1,49 @@
+"""Find a task adapter by its public name.
+
+The one table below is the whole registry; an adapter's libraries load only when it is asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Any
+
+from tasks.contract import Task
+from tasks.errors import ConfigError
+
+_TASKS: dict[str, str] = {
+    "tabular_classification": "tasks.tabular.adapter:TabularClassification",
+    "tabular_regression": "tasks.tabular.adapter:TabularRegression",
+}
+
+
+def task_names() -> list[str]:
+    """Return every task's public name, sorted."""
+    return sorted(_TASKS)
+
+
+def load_task(name: str, schema: Mapping[str, Any]) -> Task:
+    """Return the adapter ``name``, bound to a use case's schema.
+
+    Parameters
+    ----------
+    name : str
+        One of ``task_names()``.
+    schema : mapping
+        Plain values; which keys exist depends on the task (tabular: ``TabularSchema``).
+
+    Raises
+    ------
+    ConfigError
+        If there is no such task, or the schema does not fit it.
+    """
+    path = _TASKS.get(name)
+    if path is None:
+        near = get_close_matches(name, _TASKS, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"choose from {', '.join(task_names())}"
+        raise ConfigError(f"task '{name}' does not exist; {hint}")
+    module, _, attribute = path.partition(":")
+    task: Task = getattr(importlib.import_module(module), attribute)(schema)
+    return task

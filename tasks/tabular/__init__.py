@@ -1,0 +1,1 @@
+"""Tables: classification and regression on CSV or Parquet files, in PyTorch."""

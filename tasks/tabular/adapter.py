@@ -1,0 +1,194 @@
+"""The two tabular tasks, as the federation sees them (``contract.Task``)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from tasks.contract import (
+    DataSource,
+    Fitted,
+    LocalObjective,
+    Model,
+    ModelSpec,
+    ScoreCard,
+    Scores,
+    SiteData,
+    TrainConfig,
+    TrainOutcome,
+)
+from tasks.errors import SchemaError
+from tasks.metrics import (
+    classification_stats,
+    finalise_classification,
+    finalise_regression,
+    regression_stats,
+)
+from tasks.stats import Stats
+from tasks.tabular.data import TabularData, read_site
+from tasks.tabular.encode import Encoder
+from tasks.tabular.evaluation import evaluate_scopes, outputs, score_card
+from tasks.tabular.files import open_table
+from tasks.tabular.losses import Loss, classification_loss, regression_loss
+from tasks.tabular.models import TabularModel, build_model
+from tasks.tabular.preprocess import fit_rows, prepare
+from tasks.tabular.rows import feature_rows
+from tasks.tabular.schema import TabularSchema, suggest
+from tasks.tabular.training import train_model
+
+
+class TabularTask(ABC):
+    """What both tasks share; see ``contract.Task`` for each method.
+
+    Parameters
+    ----------
+    schema : mapping
+        Plain values of a use case; keys as in ``TabularSchema``.
+
+    Raises
+    ------
+    ConfigError
+        If the schema does not fit the task.
+    """
+
+    _is_classification: bool
+
+    def __init__(self, schema: Mapping[str, Any]) -> None:
+        self.schema = TabularSchema.from_mapping(schema, classification=self._is_classification)
+
+    def read(self, source: DataSource, split_seed: int) -> TabularData:
+        """Read and split one site's CSV, Parquet or named table."""
+        return read_site(source, split_seed, self.schema)
+
+    def fit(self, data: SiteData, min_group_size: int) -> Stats:
+        """Return the summands of ``preprocess.fit_rows``."""
+        return fit_rows(cast(TabularData, data).train, self.schema, min_group_size)
+
+    def prepare(self, stats: Stats) -> Fitted:
+        """Finalise scaler, medians, vocabularies and class counts."""
+        return prepare(stats, self.schema)
+
+    def build(self, spec: ModelSpec, fitted: Fitted, seed: int) -> TabularModel:
+        """Make a ``linear`` or ``mlp`` model."""
+        return build_model(spec, Encoder(fitted), seed)
+
+    def train(
+        self,
+        model: Model,
+        data: SiteData,
+        config: TrainConfig,
+        objective: LocalObjective,
+        seed: int,
+    ) -> TrainOutcome:
+        """Train in place on the site's training rows."""
+        network = cast(TabularModel, model)
+        tensors = cast(TabularData, data).tensors(network.encoder, "train")
+        loss = self._loss(config, network)
+        return train_model(network, tensors, loss, config, objective=objective, seed=seed)
+
+    def evaluate(self, model: Model, data: SiteData) -> Stats:
+        """Return the summands of every scope on the held-out rows."""
+        network = cast(TabularModel, model)
+
+        def row_stats(targets: NDArray[Any], raw: NDArray[Any]) -> Stats:
+            return self._row_stats(network, targets, raw)
+
+        return evaluate_scopes(network, cast(TabularData, data), self.schema, row_stats)
+
+    def finalise(self, stats: Stats, fitted: Fitted) -> ScoreCard:
+        """Turn pooled summands into scores; pure."""
+        columns = list(fitted["columns"])
+        return score_card(stats, self.schema, columns, lambda part: self._scores(part, fitted))
+
+    def predict(self, model: Model, rows: Path) -> pd.DataFrame:
+        """Predict a CSV or Parquet file of rows; the target column is not needed.
+
+        Returns
+        -------
+        DataFrame, one row per row of the file
+            ``prediction``, and for classification ``proba_<class>`` per class.
+
+        Raises
+        ------
+        SchemaError
+            If a column that the model needs is absent.
+        """
+        network = cast(TabularModel, model)
+        encoder = network.encoder
+        table = open_table(str(rows), self.schema.missing_values, self.schema.is_categorical)
+        names = list(table.frame.columns)
+        for column in encoder.columns:
+            if column not in names:
+                near = suggest(column, names)
+                raise SchemaError(f"{rows}, row 1: column '{column}' is missing{near}")
+        inputs = encoder.encode(feature_rows(table, self.schema, encoder.columns), str(rows))
+        return self._predictions(network, outputs(network, torch.from_numpy(inputs)))
+
+    @abstractmethod
+    def _loss(self, config: TrainConfig, model: TabularModel) -> Loss: ...
+
+    @abstractmethod
+    def _row_stats(
+        self, model: TabularModel, targets: NDArray[Any], raw: NDArray[Any]
+    ) -> Stats: ...
+
+    @abstractmethod
+    def _scores(self, stats: Stats, fitted: Fitted) -> Scores: ...
+
+    @abstractmethod
+    def _predictions(self, model: TabularModel, raw: NDArray[Any]) -> pd.DataFrame: ...
+
+
+class TabularClassification(TabularTask):
+    """Two or more classes; cross-entropy by default."""
+
+    _is_classification = True
+
+    def _loss(self, config: TrainConfig, model: TabularModel) -> Loss:
+        return classification_loss(config, model.encoder.class_counts)
+
+    def _row_stats(self, model: TabularModel, targets: NDArray[Any], raw: NDArray[Any]) -> Stats:
+        return classification_stats(targets, _softmax(raw))
+
+    def _scores(self, stats: Stats, fitted: Fitted) -> Scores:
+        return finalise_classification(stats, fitted["classes"])
+
+    def _predictions(self, model: TabularModel, raw: NDArray[Any]) -> pd.DataFrame:
+        probabilities = _softmax(raw)
+        names = np.array(model.encoder.classes, dtype=object)
+        columns = {"prediction": names[probabilities.argmax(axis=1)]}
+        return pd.DataFrame(
+            columns | {f"proba_{name}": probabilities[:, i] for i, name in enumerate(names)}
+        )
+
+
+class TabularRegression(TabularTask):
+    """One number per row; squared error by default."""
+
+    _is_classification = False
+
+    def _loss(self, config: TrainConfig, model: TabularModel) -> Loss:
+        return regression_loss(config)
+
+    def _row_stats(self, model: TabularModel, targets: NDArray[Any], raw: NDArray[Any]) -> Stats:
+        shift, scale = model.encoder.target_units
+        return regression_stats(targets, model.encoder.unscale(raw[:, 0]), scale=scale, shift=shift)
+
+    def _scores(self, stats: Stats, fitted: Fitted) -> Scores:
+        target = fitted["target"]
+        return finalise_regression(stats, scale=target["scale"], shift=target["mean"])
+
+    def _predictions(self, model: TabularModel, raw: NDArray[Any]) -> pd.DataFrame:
+        return pd.DataFrame({"prediction": model.encoder.unscale(raw[:, 0])})
+
+
+def _softmax(raw: NDArray[Any]) -> NDArray[np.float64]:
+    """Return probabilities, shape (n, c), float64."""
+    return torch.softmax(torch.from_numpy(raw).double(), dim=1).numpy()

@@ -1,0 +1,241 @@
+"""One site's rows: read, cut by partition, split into training and holdout."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from tasks.contract import DataSource, Partition, child_seed
+from tasks.errors import ConfigError, DataError, SchemaError
+from tasks.tabular.encode import Encoder
+from tasks.tabular.files import DATASET, Table, open_table
+from tasks.tabular.rows import Rows, labelled_rows
+from tasks.tabular.schema import TabularSchema, suggest
+from tasks.tabular.values import text_codes
+
+
+class Tensors(NamedTuple):
+    """Encoded rows: inputs (n, d) float32; targets (n,) int64 classes or float32 values."""
+
+    inputs: torch.Tensor
+    targets: torch.Tensor
+
+
+class TabularData:
+    """A site's training and holdout rows (``contract.SiteData``).
+
+    Encoded tensors are made once per preprocessing and kept.
+    """
+
+    def __init__(self, name: str, train: Rows, holdout: Rows, notes: list[str]) -> None:
+        self.name = name
+        self.train = train
+        self.holdout = holdout
+        self._notes = notes
+        self._tensors: dict[str, Tensors] = {}
+        self._encoded_by = ""
+
+    @property
+    def num_train(self) -> int:
+        """Number of training rows."""
+        return len(self.train)
+
+    @property
+    def num_holdout(self) -> int:
+        """Number of held-out rows."""
+        return len(self.holdout)
+
+    @property
+    def notes(self) -> list[str]:
+        """What the site's operator should know; never leaves the site."""
+        return list(self._notes)
+
+    def tensors(self, encoder: Encoder, split: str) -> Tensors:
+        """Return the rows of ``split`` (``train`` or ``holdout``), encoded."""
+        if self._encoded_by != encoder.key:
+            self._tensors, self._encoded_by = {}, encoder.key
+        if split not in self._tensors:
+            rows = self.train if split == "train" else self.holdout
+            targets = encoder.scale_target(rows.target)
+            self._tensors[split] = Tensors(
+                torch.from_numpy(encoder.encode(rows, self.name)), torch.from_numpy(targets)
+            )
+        return self._tensors[split]
+
+
+def read_site(source: DataSource, split_seed: int, schema: TabularSchema) -> TabularData:
+    """Read and split a site's files.
+
+    Without a holdout file the split depends on the seed and on each row's position in the file
+    (not on its content), stratified by class where every class present has at least two rows. A
+    partition cuts the training and the holdout file alike.
+
+    Raises
+    ------
+    DataError, SchemaError
+        Naming file, row, column and cure.
+    ConfigError
+        If ``holdout_fraction`` is not within (0, 1).
+    """
+    rows = _read(source, source.train, schema)
+    notes: list[str] = []
+    if len(rows) < 2:
+        raise DataError(f"{source.train}: site '{source.name}' has one row; it needs at least 2")
+    if source.holdout is not None:
+        train, holdout = rows, _read(source, source.holdout, schema)
+        _same_columns(source.train, train, source.holdout, holdout)
+    else:
+        seed = split_seed if source.split_seed is None else source.split_seed
+        labels = rows.target if schema.classes else None
+        if labels is not None and _has_single(labels):
+            notes.append("a class has one row only: the holdout split is not stratified")
+        kept, held = split_rows(len(rows), labels, source.holdout_fraction, seed)
+        train, holdout = rows.take(kept), rows.take(held)
+    return TabularData(source.name, train, holdout, notes + _notes(train, schema))
+
+
+def split_rows(
+    size: int, labels: NDArray[np.int64] | None, fraction: float, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Split ``size >= 2`` rows into sorted training and holdout positions, neither empty.
+
+    Each class holds out its share of ``fraction``, rounded so that the total is right (largest
+    remainders first) and a training row stays.
+
+    Raises
+    ------
+    ConfigError
+        If ``fraction`` is not within (0, 1).
+    """
+    if not 0 < fraction < 1:
+        raise ConfigError(f"data.holdout_fraction is {fraction}; expected between 0 and 1")
+    generator = np.random.default_rng(child_seed(seed, "holdout"))
+    wanted = min(max(round(size * fraction), 1), size - 1)
+    if labels is None or _has_single(labels):
+        held = generator.permutation(size)[:wanted]
+    else:
+        groups = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+        sizes = np.array([len(group) for group in groups])
+        quota = _apportion(sizes, wanted)
+        held = np.concatenate(
+            [generator.permutation(g)[:q] for g, q in zip(groups, quota, strict=True)]
+        )
+    mask = np.zeros(size, dtype=bool)
+    mask[held] = True
+    return np.flatnonzero(~mask), np.flatnonzero(mask)
+
+
+def _apportion(sizes: NDArray[np.int64], wanted: int) -> NDArray[np.int64]:
+    share = sizes * (wanted / sizes.sum())
+    quota = np.minimum(np.floor(share), sizes - 1).astype(np.int64)
+    for group in np.argsort(quota - share, kind="stable"):  # largest remainder first
+        if quota.sum() < wanted and quota[group] < sizes[group] - 1:
+            quota[group] += 1
+    return np.asarray(quota)
+
+
+def _has_single(labels: NDArray[np.int64]) -> bool:
+    return bool((np.bincount(labels) == 1).any())
+
+
+def _notes(train: Rows, schema: TabularSchema) -> list[str]:
+    notes = []
+    if schema.classes and len(np.unique(train.target)) == 1:
+        only = schema.classes[int(train.target[0])]
+        notes.append(f"the training rows have one class only: '{only}'")
+    present = ~np.isnan(train.numeric)
+    for j, column in enumerate(train.numeric_names):
+        values = train.numeric[present[:, j], j]
+        if not len(values):
+            notes.append(f"column '{column}' has no value; the global {schema.imputation} is used")
+        elif values.min() == values.max():
+            notes.append(f"column '{column}' is constant")
+    declared = dict(schema.categories)
+    for j, column in enumerate(train.categorical_names):
+        codes = train.codes[:, j]
+        if (codes < 0).all():
+            notes.append(f"column '{column}' has no value")
+        used = {train.levels[j][code] for code in np.unique(codes[codes >= 0])}
+        unknown = sorted(used.difference(declared[column])) if column in declared else []
+        if unknown:
+            notes.append(f"column '{column}' has undeclared values, taken as other: {unknown[:5]}")
+    return notes
+
+
+def _same_columns(train_name: str, train: Rows, holdout_name: str, holdout: Rows) -> None:
+    missing, extra = train.columns - holdout.columns, holdout.columns - train.columns
+    if missing or extra:
+        column = min(missing or extra)
+        without, has = (holdout_name, train_name) if missing else (train_name, holdout_name)
+        raise SchemaError(
+            f"{without}, row 1: column '{column}' is missing, but {has} has it; "
+            "give both files the same columns, or add it to usecase.exclude"
+        )
+
+
+def _read(source: DataSource, name: str, schema: TabularSchema) -> Rows:
+    if source.partition is None:
+        return labelled_rows(_open(name, schema), schema)
+    rows, column = _read_shared(name, _stamp(name), schema, source.partition.column)
+    index = _cut(rows.target, column, source.partition)
+    if not len(index):
+        raise DataError(
+            f"{name}: part {source.partition.index} of {source.partition.num_sites} has no rows; "
+            "lower data.num_sites or raise partition.alpha"
+        )
+    return rows.take(index)
+
+
+def _cut(
+    labels: NDArray[Any], column: NDArray[Any] | None, partition: Partition
+) -> NDArray[np.int64]:
+    from tasks.partition import partition_rows
+
+    return np.asarray(partition_rows(labels, column, partition), dtype=np.int64)
+
+
+@lru_cache(maxsize=2)
+def _read_shared(
+    name: str, stamp: object, schema: TabularSchema, column: str | None
+) -> tuple[Rows, NDArray[Any] | None]:
+    """Read a table that many simulated sites are cut from, once per process."""
+    table = _open(name, schema)
+    rows = labelled_rows(table, schema)
+    if column is None:
+        return rows, None
+    if column not in table.frame.columns:
+        raise SchemaError(
+            f"{name}, row 1: column '{column}' of partition.column is missing"
+            f"{suggest(column, list(table.frame.columns))}"
+        )
+    if pd.api.types.is_numeric_dtype(table.frame[column].dtype):
+        return rows, table.frame[column].to_numpy()
+    codes, levels = text_codes(table, column, schema.missing_values)
+    return rows, np.array([*levels, None], dtype=object)[codes]
+
+
+def _stamp(name: str) -> object:
+    """Return what changes when the file does."""
+    path = Path(name)
+    if name.startswith(DATASET) or not path.is_file():
+        return None
+    status = path.stat()
+    return status.st_mtime_ns, status.st_size
+
+
+def _open(name: str, schema: TabularSchema) -> Table:
+    ranges = {group.column for group in schema.subgroups if group.values is None}
+    values = {group.column for group in schema.subgroups if group.values is not None}
+
+    def is_text(column: str) -> bool:
+        if column == schema.target:
+            return bool(schema.classes)
+        return schema.is_categorical(column) or (column in values and column not in ranges)
+
+    return open_table(name, schema.missing_values, is_text)

@@ -1,0 +1,87 @@
+"""Scopes and attributions: the held-out rows seen whole, by subgroup and by feature block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tasks.contract import ScoreCard, Scores
+from tasks.stats import Stats
+from tasks.tabular.data import TabularData
+from tasks.tabular.models import TabularModel
+from tasks.tabular.schema import TabularSchema
+
+CHUNK_ROWS = 2**15
+RowStats = Callable[[NDArray[Any], NDArray[Any]], Stats]
+"""(targets (n,), outputs (n, k)) -> metric summands."""
+
+
+def outputs(model: TabularModel, inputs: torch.Tensor) -> NDArray[np.float32]:
+    """Return the network's outputs for (n, d) inputs, shape (n, k), float32."""
+    with torch.no_grad():
+        parts = [model.module(chunk).numpy() for chunk in torch.split(inputs, CHUNK_ROWS)]
+    return np.concatenate(parts)
+
+
+def evaluate_scopes(
+    model: TabularModel, data: TabularData, schema: TabularSchema, row_stats: RowStats
+) -> Stats:
+    """Return the metric summands of every scope, and the attributions' sums.
+
+    A subgroup without rows here adds nothing. A block keeps its own features and sets every other
+    one to its global mean (one-hot: frequency).
+
+    Notes
+    -----
+    Privacy: leaving are the summands of ``row_stats`` per scope, however few rows it has here,
+    and per column one sum of |gradient x input|.
+    """
+    encoder = model.encoder
+    inputs = data.tensors(encoder, "holdout").inputs
+    targets = data.holdout.target
+    whole = outputs(model, inputs)
+    stats = row_stats(targets, whole).scoped("overall")
+    for g, group in enumerate(schema.subgroups):
+        member = data.holdout.groups[:, g]
+        if member.any():
+            part = row_stats(targets[member], whole[member])
+            stats = stats.merge(part.scoped(f"subgroups/{group.name}"))
+    baseline = torch.from_numpy(encoder.baseline)
+    for name, patterns in schema.feature_blocks:
+        kept = torch.where(torch.from_numpy(encoder.keep(patterns)), inputs, baseline)
+        stats = stats.merge(row_stats(targets, outputs(model, kept)).scoped(f"blocks/{name}"))
+    if schema.attributions:
+        stats = stats.merge(_attributions(model, inputs).scoped("attributions"))
+    return stats
+
+
+def score_card(
+    stats: Stats, schema: TabularSchema, columns: list[str], finalise: Callable[[Stats], Scores]
+) -> ScoreCard:
+    """Finalise every declared scope; a subgroup without pooled rows has absent metrics only."""
+    found = stats.scope("attributions")
+    rows = int(found.get("rows", np.array(0)))
+    return ScoreCard(
+        overall=finalise(stats.scope("overall")),
+        subgroups={g.name: finalise(stats.scope(f"subgroups/{g.name}")) for g in schema.subgroups},
+        blocks={n: finalise(stats.scope(f"blocks/{n}")) for n, _ in schema.feature_blocks},
+        attributions=dict(zip(columns, (found["sum"] / rows).tolist(), strict=True))
+        if rows
+        else {},
+    )
+
+
+def _attributions(model: TabularModel, inputs: torch.Tensor) -> Stats:
+    """Sum |gradient x input| of the predicted class's logit (or the prediction) per column."""
+    total = np.zeros(inputs.shape[1])
+    for chunk in torch.split(inputs, CHUNK_ROWS):
+        leaf = chunk.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(model.module(leaf).amax(dim=1).sum(), leaf)
+        total += (gradient * chunk).abs().sum(dim=0, dtype=torch.float64).numpy()
+    columns = np.zeros(len(model.encoder.columns))
+    np.add.at(columns, model.encoder.feature_columns, total)
+    return Stats({"sum": columns, "rows": np.array(len(inputs))})

@@ -1,0 +1,178 @@
+"""Networks by name, and the model object that is reused across messages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from tasks.contract import Arrays, ModelSpec
+from tasks.errors import ConfigError, ReplyError
+from tasks.tabular.encode import Encoder
+from tasks.tabular.schema import suggest
+
+_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU,
+    "tanh": nn.Tanh,
+    "gelu": nn.GELU,
+}
+MAX_WIDTH = 2**16
+
+
+class Dropout(nn.Module):
+    """Dropout that draws from its own generator, so that the global one is left alone."""
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.probability = probability
+        self.generator: torch.Generator | None = None
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Zero a share of the inputs (b, h) while training; scale up the others."""
+        if not self.training:
+            return inputs
+        draw = torch.rand(inputs.shape, generator=self.generator)
+        return inputs * (draw >= self.probability) / (1.0 - self.probability)
+
+
+class TabularModel:
+    """A network with its preprocessing (``contract.Model``).
+
+    Weights are float32 and live on the CPU; ``arrays`` and ``load`` copy straight to and from
+    their memory.
+    """
+
+    def __init__(self, module: nn.Module, encoder: Encoder) -> None:
+        self.module = module
+        self.encoder = encoder
+        self.parameters = [p for _, p in module.named_parameters()]
+        self.views: Arrays = {n: p.detach().numpy() for n, p in module.named_parameters()}
+        self.dropouts = [m for m in module.modules() if isinstance(m, Dropout)]
+
+    def arrays(self) -> Arrays:
+        """Return the weights by name (copies, float32)."""
+        return {name: view.copy() for name, view in self.views.items()}
+
+    def load(self, arrays: Arrays) -> None:
+        """Set the weights.
+
+        Raises
+        ------
+        ReplyError
+            If a name, shape or dtype differs.
+        """
+        self.check(arrays)
+        for name, view in self.views.items():
+            np.copyto(view, arrays[name])
+
+    def check(self, arrays: Arrays) -> None:
+        """Raise ReplyError unless names, shapes and dtypes are those of the weights."""
+        if arrays.keys() != self.views.keys():
+            raise ReplyError(
+                f"weights are named {sorted(arrays)}, expected {sorted(self.views)}; "
+                "use the architecture and columns of the use case"
+            )
+        for name, view in self.views.items():
+            array = arrays[name]
+            if array.shape != view.shape or array.dtype != view.dtype:
+                raise ReplyError(
+                    f"weight '{name}' is {array.dtype}{list(array.shape)}, "
+                    f"expected {view.dtype}{list(view.shape)}"
+                )
+
+
+def build_model(spec: ModelSpec, encoder: Encoder, seed: int) -> TabularModel:
+    """Return a freshly initialised model, the same for the same seed.
+
+    Raises
+    ------
+    ConfigError
+        If the architecture or a parameter does not exist, or a value does not fit.
+    """
+    if spec.name not in _BUILDERS:
+        raise ConfigError(f"model '{spec.name}' does not exist{suggest(spec.name, _BUILDERS)}")
+    build, defaults = _BUILDERS[spec.name]
+    for key in spec.params:
+        if key not in defaults:
+            raise ConfigError(
+                f"model '{spec.name}' has no parameter '{key}'{suggest(key, defaults)}"
+            )
+    with torch.device("meta"):  # draws nothing from the global generator
+        module = build(len(encoder.feature_names), encoder.num_outputs, {**defaults, **spec.params})
+    module.to_empty(device="cpu")
+    _initialise(module, seed, zeros=spec.params.get("init") == "zeros")
+    module.eval()
+    return TabularModel(module, encoder)
+
+
+def _initialise(module: nn.Module, seed: int, *, zeros: bool) -> None:
+    """Draw PyTorch's default weights (uniform within 1/sqrt(inputs)) from an own generator."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for layer in module.modules():
+            if isinstance(layer, nn.LayerNorm):
+                layer.reset_parameters()
+            elif isinstance(layer, nn.Linear):
+                bound = 0.0 if zeros else layer.in_features**-0.5
+                for parameter in (layer.weight, layer.bias):
+                    parameter.uniform_(-bound, bound, generator=generator)
+                    if zeros:
+                        parameter.zero_()
+
+
+def _linear(inputs: int, outputs: int, params: Mapping[str, Any]) -> nn.Module:
+    if params["init"] not in ("default", "zeros"):
+        raise ConfigError(
+            f"model.params.init is {params['init']!r}{suggest(str(params['init']), _INITS)}"
+        )
+    return nn.Sequential(nn.Linear(inputs, outputs))
+
+
+def _mlp(inputs: int, outputs: int, params: Mapping[str, Any]) -> nn.Module:
+    hidden, dropout, activation = params["hidden"], params["dropout"], params["activation"]
+    if activation not in _ACTIVATIONS:
+        near = suggest(str(activation), _ACTIVATIONS)
+        raise ConfigError(f"model.params.activation is {activation!r}{near}")
+    if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
+        raise ConfigError(f"model.params.dropout is {dropout!r}; expected from 0 to below 1")
+    if not isinstance(params["layer_norm"], bool):
+        raise ConfigError(f"model.params.layer_norm is {params['layer_norm']!r}; expected a bool")
+    layers: list[nn.Module] = []
+    width = inputs
+    for size in _widths(hidden):
+        layers.append(nn.Linear(width, size))
+        if params["layer_norm"]:
+            layers.append(nn.LayerNorm(size))
+        layers.append(_ACTIVATIONS[activation]())
+        if dropout:
+            layers.append(Dropout(float(dropout)))
+        width = size
+    layers.append(nn.Linear(width, outputs))
+    return nn.Sequential(*layers)
+
+
+def _widths(hidden: Any) -> list[int]:
+    sizes = [hidden] if isinstance(hidden, int) else list(hidden) if _is_list(hidden) else [0]
+    if not all(type(size) is int and 0 < size <= MAX_WIDTH for size in sizes):
+        raise ConfigError(
+            f"model.params.hidden is {hidden!r}; expected widths from 1 to {MAX_WIDTH}, as [64, 32]"
+        )
+    return sizes
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list | tuple)
+
+
+_INITS = ("default", "zeros")
+_Builder = Callable[[int, int, Mapping[str, Any]], nn.Module]
+_BUILDERS: dict[str, tuple[_Builder, dict[str, Any]]] = {
+    "linear": (_linear, {"init": "default"}),
+    "mlp": (
+        _mlp,
+        {"hidden": [64, 32], "dropout": 0.0, "activation": "relu", "layer_norm": False},
+    ),
+}
