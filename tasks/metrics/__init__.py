@@ -1,0 +1,15 @@
+"""Metrics that pool exactly: sites send summands, the server finalises their sum once."""
+
+from tasks.metrics.catalog import MetricInfo, metric_info, metric_names
+from tasks.metrics.classification import classification_stats, finalise_classification
+from tasks.metrics.regression import finalise_regression, regression_stats
+
+__all__ = [
+    "MetricInfo",
+    "classification_stats",
+    "finalise_classification",
+    "finalise_regression",
+    "metric_info",
+    "metric_names",
+    "regression_stats",
+]

@@ -1,0 +1,155 @@
+"""Every metric's name, direction and range.
+
+The leaderboard ranks by direction: ``max`` (higher is better), ``min``, or ``zero`` (closest to
+zero: a mean bias of -9 must not beat one of 0.1).
+
+>>> metric_info("mbe").direction
+'zero'
+>>> metric_info("recall_malignant", ["benign", "malignant"]).summary
+"share of the rows of 'malignant' that were predicted as 'malignant'"
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tasks.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class MetricInfo:
+    """What the leaderboard needs to know about a metric.
+
+    Parameters
+    ----------
+    name : str
+    direction : {"max", "min", "zero"}
+    lower, upper : float
+        Range of possible values; may be infinite.
+    summary : str
+        One line for readers of the leaderboard.
+    """
+
+    name: str
+    direction: str
+    lower: float
+    upper: float
+    summary: str
+
+
+_INF = math.inf
+_OVERALL = (
+    MetricInfo("accuracy", "max", 0, 1, "share of rows predicted correctly"),
+    MetricInfo("balanced_accuracy", "max", 0, 1, "mean recall over the classes that have rows"),
+    MetricInfo("precision_macro", "max", 0, 1, "mean precision over classes"),
+    MetricInfo("recall_macro", "max", 0, 1, "mean recall over classes"),
+    MetricInfo("f1_macro", "max", 0, 1, "mean F1 over classes"),
+    MetricInfo("precision_micro", "max", 0, 1, "precision over all decisions; equals accuracy"),
+    MetricInfo("recall_micro", "max", 0, 1, "recall over all decisions; equals accuracy"),
+    MetricInfo("f1_micro", "max", 0, 1, "F1 over all decisions; equals accuracy"),
+    MetricInfo("precision_weighted", "max", 0, 1, "mean precision weighted by rows per class"),
+    MetricInfo("recall_weighted", "max", 0, 1, "mean recall weighted by rows per class"),
+    MetricInfo("f1_weighted", "max", 0, 1, "mean F1 weighted by rows per class"),
+    MetricInfo("specificity_macro", "max", 0, 1, "mean specificity over classes"),
+    MetricInfo("npv_macro", "max", 0, 1, "mean negative predictive value over classes"),
+    MetricInfo("fbeta05_macro", "max", 0, 1, "mean F0.5 over classes (favours precision)"),
+    MetricInfo("fbeta2_macro", "max", 0, 1, "mean F2 over classes (favours recall)"),
+    MetricInfo("mcc", "max", -1, 1, "Matthews correlation of truth and prediction"),
+    MetricInfo("cohen_kappa", "max", -1, 1, "agreement beyond chance"),
+    MetricInfo("qwk", "max", -1, 1, "agreement beyond chance, weighted by squared class distance"),
+    MetricInfo("jaccard_macro", "max", 0, 1, "mean intersection over union over classes"),
+    MetricInfo("hamming", "min", 0, 1, "share of rows predicted wrongly"),
+    MetricInfo("log_loss", "min", 0, _INF, "mean negative log-likelihood of the truth, in nats"),
+    MetricInfo("brier", "min", 0, 2, "mean squared error of the probabilities (binary: 0 to 1)"),
+    MetricInfo("auc_roc", "max", 0, 1, "area under the ROC curve, one-vs-rest mean (binned)"),
+    MetricInfo("auc_pr", "max", 0, 1, "average precision, one-vs-rest mean (binned)"),
+    MetricInfo("gini", "max", -1, 1, "2 * auc_roc - 1 (binned)"),
+    MetricInfo("top3_accuracy", "max", 0, 1, "share of rows with the truth among the best three"),
+    MetricInfo("top5_accuracy", "max", 0, 1, "share of rows with the truth among the best five"),
+)
+_PER_CLASS = {
+    "precision": "share of the rows predicted as {0} that are {0}",
+    "recall": "share of the rows of {0} that were predicted as {0}",
+    "f1": "F1 of {0} against the rest",
+    "specificity": "share of the rows not of {0} that were not predicted as {0}",
+    "npv": "share of the rows not predicted as {0} that are not {0}",
+    "fbeta05": "F0.5 of {0} against the rest (favours precision)",
+    "fbeta2": "F2 of {0} against the rest (favours recall)",
+    "jaccard": "intersection over union of {0}",
+}
+_REGRESSION = (
+    MetricInfo("mae", "min", 0, _INF, "mean absolute error, in target units"),
+    MetricInfo("mse", "min", 0, _INF, "mean squared error, in squared target units"),
+    MetricInfo("rmse", "min", 0, _INF, "root mean squared error, in target units"),
+    MetricInfo("r2", "max", -_INF, 1, "share of the target's variance that is explained"),
+    MetricInfo("explained_variance", "max", -_INF, 1, "as r2, but forgiving a constant bias"),
+    MetricInfo("mbe", "zero", -_INF, _INF, "mean of prediction minus target, in target units"),
+    MetricInfo("mape", "min", 0, _INF, "mean absolute error relative to the target (1 = 100 %)"),
+    MetricInfo("smape", "min", 0, 200, "symmetric mean absolute percentage error, in per cent"),
+    MetricInfo("rmsle", "min", 0, _INF, "root mean squared error of log(1 + value)"),
+    MetricInfo("median_absolute_error", "min", 0, _INF, "median absolute error (binned)"),
+    MetricInfo("max_error", "min", 0, _INF, "largest absolute error, rounded up to its bin"),
+)
+
+
+def metric_names(kind: str, classes: Sequence[str] = ()) -> list[str]:
+    """Return every metric that a kind of task produces.
+
+    Parameters
+    ----------
+    kind : {"classification", "regression"}
+    classes : sequence of str
+        Class names, for the per-class metrics of a classification.
+
+    Raises
+    ------
+    ConfigError
+        If ``kind`` does not exist, a class is named twice, or a class name makes two metrics share
+        a name (a class called ``macro``).
+    """
+    return list(_table(kind, classes))
+
+
+def metric_info(name: str, classes: Sequence[str] = ()) -> MetricInfo:
+    """Return a metric's direction, range and summary.
+
+    Parameters
+    ----------
+    name : str
+    classes : sequence of str
+        Class names; per-class metrics such as ``recall_<class>`` are known only with them.
+
+    Raises
+    ------
+    ConfigError
+        If no task produces such a metric; the message names the nearest ones.
+    """
+    known = _table("classification", classes) | _table("regression", classes)
+    if name in known:
+        return known[name]
+    near = difflib.get_close_matches(name, known, n=3)
+    hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+    if not classes and name.partition("_")[0] in _PER_CLASS:
+        hint += " (per-class metrics need the use case's classes)"
+    raise ConfigError(f"unknown metric '{name}'{hint}")
+
+
+def _table(kind: str, classes: Sequence[str]) -> dict[str, MetricInfo]:
+    if kind == "regression":
+        return {info.name: info for info in _REGRESSION}
+    if kind != "classification":
+        raise ConfigError(f"unknown kind '{kind}': use 'classification' or 'regression'")
+    infos = {info.name: info for info in _OVERALL}
+    for stem, summary in _PER_CLASS.items():
+        for label in classes:
+            name = f"{stem}_{label}"
+            if name in infos:
+                raise ConfigError(
+                    f"class '{label}' makes metric '{name}' ambiguous: rename the class or list "
+                    "it once"
+                )
+            infos[name] = MetricInfo(name, "max", 0, 1, summary.format(f"'{label}'"))
+    return infos

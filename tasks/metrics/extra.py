@@ -1,0 +1,182 @@
+"""Any torchmetrics metric whose states add up, as extra summands.
+
+Most torchmetrics metrics either sum their states over processes, and so fit the one rule of this
+framework, or keep every row's prediction in a list (``cat``), which must never leave a site. This
+module takes the former and refuses the latter.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.contract import Scores
+from tasks.errors import ConfigError, DataError, ReplyError
+from tasks.metrics.outcome import NO_ROWS, collect
+from tasks.stats import Stats
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
+
+PACKAGES = ("torchmetrics.classification", "torchmetrics.regression")
+"""The only packages a metric may come from: they need no downloads and run no foreign code."""
+
+
+@dataclass(frozen=True)
+class TorchmetricStats:
+    """A torchmetrics metric by import path, checked to be a sum.
+
+    Parameters
+    ----------
+    name : str
+        Name of the score; no ``/``.
+    target : str
+        For instance ``torchmetrics.classification.MulticlassHingeLoss``.
+    kwargs : mapping of str to plain JSON values
+        Constructor arguments.
+
+    Raises
+    ------
+    ConfigError
+        If the class is not in `PACKAGES`, rejects its arguments, is multi-label, or has a state
+        that is a list or is not reduced by sum from zero.
+    """
+
+    name: str
+    target: str
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.name or "/" in self.name:
+            raise ConfigError(f"extra metric name '{self.name}' must be non-empty, without '/'")
+        try:
+            json.dumps(dict(self.kwargs))
+        except TypeError as error:
+            raise ConfigError(f"extra metric '{self.name}': kwargs must be plain values") from error
+        self.build()
+
+    def build(self) -> Metric:
+        """Make a fresh metric in float64 and check every state."""
+        package, _, attribute = self.target.rpartition(".")
+        if package not in PACKAGES:
+            raise ConfigError(
+                f"extra metric '{self.name}': '{self.target}' is not in {' or '.join(PACKAGES)}"
+            )
+        from torch import float64
+        from torchmetrics import Metric
+
+        factory = getattr(importlib.import_module(package), attribute, None)
+        if not isinstance(factory, type) or not issubclass(factory, Metric):
+            raise ConfigError(f"extra metric '{self.name}': no metric '{self.target}'")
+        try:
+            with warnings.catch_warnings():
+                # Metrics that buffer rows warn about memory; they are refused below.
+                warnings.simplefilter("ignore", UserWarning)
+                metric = factory(**self.kwargs)
+        except (TypeError, ValueError, ModuleNotFoundError) as error:
+            raise ConfigError(f"extra metric '{self.name}': {self.target}: {error}") from error
+        metric.set_dtype(float64)
+        self._check_states(metric)
+        return metric
+
+    def _check_states(self, metric: Metric) -> None:
+        from torch import Tensor
+        from torchmetrics.utilities.data import dim_zero_sum
+
+        kind = type(metric).__name__
+        if kind.startswith("Multilabel"):
+            raise ConfigError(f"extra metric '{self.name}': multi-label metrics do not fit")
+        if not metric._defaults:
+            raise ConfigError(f"extra metric '{self.name}': {kind} has no state of its own")
+        for state, default in metric._defaults.items():
+            starts_at_zero = isinstance(default, Tensor) and not default.any()
+            if not starts_at_zero or metric._reductions[state] is not dim_zero_sum:
+                raise ConfigError(
+                    f"extra metric '{self.name}': state '{state}' of {kind} is not a plain sum; "
+                    "it may hold single rows' predictions, which must not leave a site. "
+                    "Give binned arguments (thresholds=...) or choose another metric"
+                )
+
+
+def extra_stats(
+    spec: TorchmetricStats, targets: NDArray[Any], probabilities: NDArray[Any]
+) -> Stats:
+    """Return the metric's states on some rows, as summands named ``extra/<name>/<state>``.
+
+    Parameters
+    ----------
+    spec : TorchmetricStats
+    targets : array, shape (n,), int64 class indices or float targets
+    probabilities : array, float, shape (n, c), or shape (n,) predictions of a regression
+        A binary metric (``Binary...``) is given the column of class 1.
+
+    Raises
+    ------
+    DataError
+        If the metric rejects these rows.
+    """
+    import torch
+
+    metric = spec.build()
+    outputs = np.asarray(probabilities, dtype=np.float64)
+    if type(metric).__name__.startswith("Binary") and outputs.ndim == 2:
+        outputs = outputs[:, -1]
+    if len(outputs):
+        try:
+            metric.update(
+                torch.from_numpy(np.ascontiguousarray(outputs)),
+                torch.from_numpy(np.ascontiguousarray(targets)),
+            )
+        except (RuntimeError, ValueError, IndexError) as error:
+            raise DataError(f"extra metric '{spec.name}' rejects the rows: {error}") from error
+    states = {name: getattr(metric, name).numpy() for name in metric._defaults}
+    states["rows"] = np.array(len(outputs))
+    return Stats(states).scoped(f"extra/{spec.name}")
+
+
+def finalise_extra(spec: TorchmetricStats, stats: Stats) -> Scores:
+    """Load the pooled states into the metric and compute it once.
+
+    Returns
+    -------
+    Scores
+        A scalar in ``values``, anything else as nested lists in ``arrays``; absent if there are no
+        rows or the result is not finite.
+
+    Raises
+    ------
+    ReplyError
+        If a state is missing or has another shape than the metric's.
+    """
+    import torch
+
+    metric = spec.build()
+    pooled = stats.scope(f"extra/{spec.name}")
+    if int(pooled.get("rows", np.array(0))) == 0:
+        return collect({spec.name: NO_ROWS})
+    for name in metric._defaults:
+        array, shape = pooled.get(name), tuple(getattr(metric, name).shape)
+        if array is None or array.shape != shape:
+            got = "nothing" if array is None else str(array.shape)
+            raise ReplyError(f"summand 'extra/{spec.name}/{name}': expected {shape}, got {got}")
+        setattr(metric, name, torch.from_numpy(np.array(array)))
+    metric._update_count = 1  # otherwise compute() warns that nothing was added
+    result = _plain(metric.compute())
+    if isinstance(result, float):
+        return collect({spec.name: result})
+    return Scores(arrays={spec.name: result})
+
+
+def _plain(result: Any) -> Any:
+    if isinstance(result, Mapping):
+        return {str(key): _plain(value) for key, value in result.items()}
+    if isinstance(result, list | tuple):
+        return [_plain(value) for value in result]
+    return float(result) if result.ndim == 0 else result.tolist()
