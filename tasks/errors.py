@@ -11,6 +11,7 @@ line and exits with code 2, without a traceback.
     │   └── SchemaError    columns or classes that differ from the use case or between sites
     ├── CheckpointError    a run folder that cannot be resumed
     ├── PolicyError        the site's own policy refuses what was asked
+    ├── EgressError        a reply holds something that may not leave the site
     ├── ReplyError         a site's reply that must not be aggregated
     ├── DivergedError      training produced a non-finite loss or weight
     ├── QuorumError        too few sites answered in time
@@ -42,6 +43,10 @@ class CheckpointError(FedleagueError):
 
 class PolicyError(FedleagueError):
     """The site's policy refuses the request."""
+
+
+class EgressError(FedleagueError):
+    """A reply holds something that may not leave the site."""
 
 
 class ReplyError(FedleagueError):

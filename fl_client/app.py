@@ -1,0 +1,88 @@
+"""The ClientApp: decode a message, call the runner, encode the reply.
+
+The same object runs in our resident ``fl-client``, in the in-process simulation, in Flower's Ray
+engine and in the stock ``flower-supernode``.
+"""
+
+from __future__ import annotations
+
+import weakref
+
+from flwr.app import ArrayRecord, Context, Message
+from flwr.clientapp import ClientApp
+
+from fl_client import runner
+from fl_client.egress import egress_guard
+from fl_client.locate import site_of
+from fl_client.state import ContextState
+from strategies.messages import (
+    ARRAYS,
+    EXTRA,
+    JOB,
+    TrainReply,
+    config_of,
+    pack_arrays,
+    unpack_arrays,
+)
+from tasks.contract import Arrays
+from tasks.errors import ReplyError
+
+app = ClientApp(mods=[egress_guard])
+
+
+@app.query("describe")
+def describe(message: Message, context: Context) -> Message:
+    """Say who this site is and how many rows it has."""
+    reply = runner.describe(site_of(context), str(config_of(message)[JOB]))
+    return Message(reply.to_records(), reply_to=message)
+
+
+@app.query("fit")
+def fit(message: Message, context: Context) -> Message:
+    """Send the summands of the preprocessing."""
+    reply = runner.fit(site_of(context), str(config_of(message)[JOB]))
+    return Message(reply.to_records(), reply_to=message)
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Run the strategy's client half on the site's training rows."""
+    config = config_of(message)
+    extra = message.content.array_records.get(EXTRA)
+    result = runner.train(
+        site_of(context),
+        str(config[JOB]),
+        (_weights(message), unpack_arrays(extra) if extra is not None else {}),
+        config,
+        ContextState(context),
+    )
+    outcome = result.outcome
+    reply = TrainReply(outcome.arrays, outcome.num_examples, outcome.num_steps, outcome.loss)
+    records = reply.to_records()
+    if result.extra:
+        records[EXTRA] = pack_arrays(result.extra)
+    return Message(records, reply_to=message)
+
+
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """Send the metric summands of the site's holdout rows."""
+    job = str(config_of(message)[JOB])
+    reply = runner.evaluate(site_of(context), job, _weights(message))
+    return Message(reply.to_records(), reply_to=message)
+
+
+_last: tuple[weakref.ref[ArrayRecord], Arrays] | None = None
+
+
+def _weights(message: Message) -> Arrays:
+    """Decode the model; in a simulation all sites share one record, so decode it once."""
+    global _last
+    record = message.content.array_records.get(ARRAYS)
+    if record is None:
+        raise ReplyError(f"message '{message.metadata.message_type}' carries no weights")
+    if _last is not None and _last[0]() is record:
+        return _last[1]
+    arrays = unpack_arrays(record)
+    _last = (weakref.ref(record), arrays)
+    return arrays

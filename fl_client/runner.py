@@ -1,0 +1,113 @@
+"""What a site does with a job: read its data once, then fit, train and evaluate.
+
+Knows no Flower type. One runner serves every message of a process, so that data is read once
+and the model is built once per job, not per message.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+
+from fl_client.site import SiteConfig
+from strategies.local import LocalResult, LocalRound, SiteState
+from strategies.messages import EvaluateReply, Job, SiteReply
+from strategies.registry import client_half
+from tasks.contract import Arrays, DataSource, Model, SiteData, Task, child_seed
+from tasks.errors import DataError, PolicyError, ReplyError
+from tasks.registry import load_task
+
+
+def open_data(site: SiteConfig, job_text: str) -> SiteData:
+    """Read the site's data for a job, after checking the job against the policy."""
+    return _open(site, job_text)[1]
+
+
+def describe(site: SiteConfig, job_text: str) -> SiteReply:
+    """Return the site's name and row counts."""
+    data = open_data(site, job_text)
+    return SiteReply(site.name, data.num_train, data.num_holdout)
+
+
+def fit(site: SiteConfig, job_text: str) -> SiteReply:
+    """Return the summands from which the global preprocessing is fitted."""
+    task, data = _open(site, job_text)
+    stats = task.fit(data, site.policy.min_group_size)
+    return SiteReply(site.name, data.num_train, data.num_holdout, stats)
+
+
+def train(
+    site: SiteConfig,
+    job_text: str,
+    received: tuple[Arrays, Arrays],
+    config: Mapping[str, object],
+    state: SiteState,
+) -> LocalResult:
+    """Run the strategy's client half on the site's training rows.
+
+    Parameters
+    ----------
+    received : (weights, extra)
+        The model, and further arrays of the strategy's server half.
+    config : mapping
+        The round's scalars; ``server-round`` seeds the batch order.
+    """
+    task, data = _open(site, job_text)
+    if not site.policy.weights_may_leave:
+        raise PolicyError("policy.weights_may_leave is false: this site only evaluates")
+    job = Job.from_json(job_text)
+    half = client_half(job.strategy, site.policy.custom_code)
+    arrays, extra = received
+    model = _model(job_text)
+    model.load(arrays)
+    server_round = config.get("server-round", 0)
+    seed = child_seed(job.seed, "train", site.name, server_round if isinstance(server_round, int) else 0)
+    return half(LocalRound(task, model, data, job.train, arrays, config, seed, state, extra))
+
+
+def evaluate(site: SiteConfig, job_text: str, arrays: Arrays) -> EvaluateReply:
+    """Return the metric summands on the site's held-out rows."""
+    task, data = _open(site, job_text)
+    model = _model(job_text)
+    model.load(arrays)
+    return EvaluateReply(task.evaluate(model, data), data.num_holdout)
+
+
+def _open(site: SiteConfig, job_text: str) -> tuple[Task, SiteData]:
+    """Check the job against the policy, then read the site's data (cached)."""
+    job = Job.from_json(job_text)
+    site.policy.check(job)
+    task = _task(job_text)
+    data = _data(job.task, _schema_key(job_text), site.source, job.split_seed)
+    site.policy.check_rows("training split", data.num_train)
+    site.policy.check_rows("holdout split", data.num_holdout)
+    return task, data
+
+
+@lru_cache(maxsize=16)
+def _task(job_text: str) -> Task:
+    job = Job.from_json(job_text)
+    return load_task(job.task, job.schema)
+
+
+@lru_cache(maxsize=16)
+def _schema_key(job_text: str) -> str:
+    return json.dumps(Job.from_json(job_text).schema, sort_keys=True)
+
+
+@lru_cache(maxsize=4096)
+def _data(task_name: str, schema: str, source: DataSource, split_seed: int) -> SiteData:
+    seed = split_seed if source.split_seed is None else source.split_seed
+    try:
+        return load_task(task_name, json.loads(schema)).read(source, seed)
+    except MemoryError as error:
+        raise DataError(f"{source.train}: does not fit in memory") from error
+
+
+@lru_cache(maxsize=4)
+def _model(job_text: str) -> Model:
+    job = Job.from_json(job_text)
+    if job.fitted is None:
+        raise ReplyError("the job carries no fitted preprocessing")
+    return _task(job_text).build(job.model, job.fitted, job.seed)

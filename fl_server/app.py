@@ -1,0 +1,113 @@
+"""The ServerApp main: configuration to task, strategy and store, then the round loop."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from fl_server.board import BoardObserver
+from fl_server.checkpoint import Checkpoint, read_checkpoint
+from fl_server.config import RunConfig, fingerprint, make_strategy
+from fl_server.enrolment import Enrolment
+from fl_server.progress import Progress
+from fl_server.result import write_result
+from fl_server.rounds import Observer, Outcome, RoundLoop
+from strategies.registry import client_half_name
+from strategies.simulated import simulated_sites_file
+from tasks.contract import Arrays, Model
+from tasks.errors import CheckpointError, ConfigError
+from tasks.registry import load_task
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Entry for Flower's own engines (``flwr run .``): the run config names the Hydra overrides."""
+    from fl_server.compose import compose_run
+
+    config = compose_run(context.run_config)
+    write_simulated_sites(context.run_id, config)
+    execute(grid, config)
+
+
+def execute(grid: Grid, config: RunConfig, progress: Progress | None = None) -> Outcome:
+    """Run one federated competition on a grid; the same on every runtime.
+
+    Raises
+    ------
+    FedleagueError
+        Whatever the user can mend, before training where possible.
+    """
+    task = load_task(config.usecase.task, config.schema)
+    strategy = make_strategy(config.strategy)
+    mark = fingerprint(config)
+    resumed = _resumed(config, mark)
+    progress = progress or Progress(config)
+    with progress, BoardObserver(config) as board:
+        enrolment = Enrolment(grid, config, task, client_half_name(strategy))
+        enrolment.start(_expected(config), resumed.fitted if resumed else None)
+        model = task.build(config.model, enrolment.fitted, config.seed)
+        arrays = _starting_weights(config, model)
+        observers: Sequence[Observer] = (board, progress)
+        members = list(enrolment.roster)
+        board.open_run(arrays)
+        for observer in observers:
+            observer.enrolled(members)
+        loop = RoundLoop(grid, config, task, strategy, enrolment)
+        outcome = loop.run(arrays, list(observers), mark, resumed)
+        write_result(config, outcome, enrolment.fitted)
+        board.finished(outcome)
+        progress.finished(outcome)
+    return outcome
+
+
+def write_simulated_sites(run_id: int, config: RunConfig) -> None:
+    """Leave the sites where client apps of Flower's simulation engine look for them."""
+    from fl_server.simulation import simulated_site
+
+    path = simulated_sites_file(run_id)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.write_text("\n".join(simulated_site(site) for site in config.site_data), encoding="utf-8")
+
+
+def _expected(config: RunConfig) -> int:
+    return config.sites.expected or len(config.site_data) or config.sites.quorum or 2
+
+
+def _resumed(config: RunConfig, mark: str) -> Checkpoint | None:
+    if not config.resume:
+        return None
+    checkpoint = read_checkpoint(config.folder)
+    if checkpoint.fingerprint != mark:
+        raise CheckpointError(
+            f"{config.folder}: the run was started with another use case, model, strategy, data "
+            "or seed; give the same overrides as then"
+        )
+    return checkpoint
+
+
+def _starting_weights(config: RunConfig, model: Model) -> Arrays:
+    """Return the submitted weights, or the freshly initialised ones."""
+    if config.weights is None:
+        return model.arrays()
+    try:
+        loaded: Arrays = {k: np.asarray(a) for k, a in load_file(config.weights).items()}
+    except (SafetensorError, OSError) as error:
+        raise ConfigError(f"weights: {config.weights} is not a safetensors file: {error}") from None
+    try:
+        model.load(loaded)
+    except Exception as error:
+        raise ConfigError(f"weights: {config.weights} does not fit the model: {error}") from None
+    return loaded
+
+
+def quiet_flower(level: int = logging.WARNING) -> None:
+    """Keep Flower's own log lines out of the way of ours."""
+    logging.getLogger("flwr").setLevel(level)

@@ -1,0 +1,154 @@
+"""The run's state after its last finished round: one file, replaced atomically.
+
+A safetensors file holds the model (``model/``) and the strategy's arrays (``strategy/``); its
+metadata holds everything else as JSON, with a checksum over the arrays.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from fl_server.records import RoundRecord, SiteRecord
+from tasks.contract import Arrays, ScoreCard, Scores
+from tasks.errors import CheckpointError
+
+FILE_NAME = "checkpoint.safetensors"
+MODEL, STRATEGY, BEST = "model/", "strategy/", "best/"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything that the next round depends on.
+
+    Parameters
+    ----------
+    fingerprint : str
+        What must not change between a run and its resumption.
+    best : dict of str to array or None
+        The best model so far, where early stopping keeps it.
+    """
+
+    fingerprint: str
+    fitted: Mapping[str, Any]
+    rounds: tuple[RoundRecord, ...]
+    model: Arrays
+    strategy_arrays: Arrays = field(default_factory=dict)
+    strategy_numbers: Mapping[str, Any] = field(default_factory=dict)
+    best: Arrays | None = None
+
+
+def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
+    """Write the checkpoint; the previous one stays until the new one is whole on disk.
+
+    Raises
+    ------
+    CheckpointError
+        If the disk is full or the folder cannot be written.
+    """
+    arrays = {f"{MODEL}{k}": a for k, a in checkpoint.model.items()}
+    arrays |= {f"{STRATEGY}{k}": a for k, a in checkpoint.strategy_arrays.items()}
+    arrays |= {f"{BEST}{k}": a for k, a in (checkpoint.best or {}).items()}
+    arrays = {name: np.asarray(a, order="C") for name, a in arrays.items()}
+    state = {
+        "fingerprint": checkpoint.fingerprint,
+        "fitted": checkpoint.fitted,
+        "rounds": [asdict(record) for record in checkpoint.rounds],
+        "strategy": checkpoint.strategy_numbers,
+        "sha256": _checksum(arrays),
+    }
+    write_atomically(folder / FILE_NAME, save(arrays, metadata={"state": json.dumps(state)}))
+
+
+def read_checkpoint(folder: Path) -> Checkpoint:
+    """Read the checkpoint of a run folder.
+
+    Raises
+    ------
+    CheckpointError
+        If there is none, or it is damaged.
+    """
+    path = folder / FILE_NAME
+    if not path.is_file():
+        raise CheckpointError(
+            f"{path}: no checkpoint to resume from; give hydra.run.dir=FOLDER of a run that "
+            "finished at least its baseline, or leave out resume=true"
+        )
+    try:
+        with safe_open(path, framework="np") as file:
+            state = json.loads(file.metadata()["state"])
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
+        raise CheckpointError(f"{path}: damaged ({error}); delete it and start anew") from None
+    if _checksum(arrays) != state.get("sha256"):
+        raise CheckpointError(f"{path}: damaged (checksum differs); delete it and start anew")
+    best = _below(arrays, BEST)
+    return Checkpoint(
+        fingerprint=state["fingerprint"],
+        fitted=state["fitted"],
+        rounds=tuple(_round(raw) for raw in state["rounds"]),
+        model=_below(arrays, MODEL),
+        strategy_arrays=_below(arrays, STRATEGY),
+        strategy_numbers=state["strategy"],
+        best=best or None,
+    )
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file so that a reader sees the old one or the new one, never a part.
+
+    Raises
+    ------
+    CheckpointError
+        If the disk is full or the folder cannot be written; the old file is untouched.
+    """
+    part = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(part, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise CheckpointError(
+                f"{path}: no space left on the disk for {len(data)} bytes; free some, then "
+                "continue with resume=true"
+            ) from None
+        raise CheckpointError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def _below(arrays: Mapping[str, Any], prefix: str) -> Arrays:
+    return {name[len(prefix) :]: a for name, a in arrays.items() if name.startswith(prefix)}
+
+
+def _checksum(arrays: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        digest.update(name.encode())
+        digest.update(np.asarray(arrays[name], order="C").tobytes())
+    return digest.hexdigest()
+
+
+def _round(raw: dict[str, Any]) -> RoundRecord:
+    card = raw["card"]
+    raw["card"] = ScoreCard(
+        overall=Scores(**card["overall"]),
+        subgroups={name: Scores(**scores) for name, scores in card["subgroups"].items()},
+        blocks={name: Scores(**scores) for name, scores in card["blocks"].items()},
+        attributions=card["attributions"],
+    )
+    raw["sites"] = tuple(SiteRecord(**site) for site in raw["sites"])
+    return RoundRecord(**raw)

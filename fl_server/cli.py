@@ -1,0 +1,72 @@
+"""``fl-server``: compose with Hydra, freeze, launch."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from tasks.errors import FedleagueError
+from tasks.exits import friendly_errors
+
+_failures: list[FedleagueError] = []
+
+
+@hydra.main(version_base="1.3", config_path="pkg://conf", config_name="server")
+def _run(config: DictConfig) -> float | None:
+    """Run one job; its score is the return value, which Hydra's sweepers read."""
+    from fl_server.app import quiet_flower
+    from fl_server.checkpoint import write_atomically
+    from fl_server.compose import strategy_name
+    from fl_server.config import freeze
+    from fl_server.runtimes import launch
+
+    quiet_flower()
+    job = HydraConfig.get()
+    folder = Path(job.runtime.output_dir)
+    name = strategy_name(job.runtime.choices["strategy"], list(job.overrides.task))
+    try:
+        run = freeze(config, folder, name)
+        resolved = OmegaConf.to_yaml(config, resolve=True).encode()
+        outcome = launch(run)
+        write_atomically(folder / "config.yaml", resolved)
+    except FedleagueError as error:
+        _remove_if_empty(folder, sweep=job.mode == RunMode.MULTIRUN)
+        # Hydra announces whatever a job raises on stderr; ``main`` raises it instead.
+        _failures.append(error)
+        return None
+    return outcome.rounds[-1].score
+
+
+def main() -> None:
+    """Entry point of ``fl-server``."""
+    from fl_server.compose import explained
+
+    # Hydra prints its own tracebacks and exits with 1 unless asked to raise.
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+    with friendly_errors("fl-server"):
+        try:
+            _run()
+        except (HydraException, OmegaConfBaseException) as error:
+            raise explained(error) from None
+        if _failures:
+            raise _failures[0]
+
+
+def _remove_if_empty(folder: Path, *, sweep: bool) -> None:
+    """Leave nothing behind when a run could not start."""
+    for path in (folder, *([folder.parent] if sweep else [])):
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,156 @@
+"""``fedleague``: everything around a run."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from tasks.exits import friendly_errors
+
+app = typer.Typer(
+    help="Around a federated competition: look at use cases and results, predict, prepare sites.\n\n"
+    "Runs are started with fl-server, sites join with fl-client.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+keys = typer.Typer(help="Keys that name a site to the server.", no_args_is_help=True)
+certs = typer.Typer(help="TLS certificates of the server.", no_args_is_help=True)
+app.add_typer(keys, name="keys")
+app.add_typer(certs, name="certs")
+console = Console()
+
+
+@app.command()
+def predict(
+    run: Annotated[Path, typer.Option(help="Run folder with model.safetensors and model.json.")],
+    data: Annotated[Path, typer.Option(help="CSV or Parquet file of rows; no target needed.")],
+    out: Annotated[Path, typer.Option(help="CSV file to write.")],
+) -> None:
+    """Predict with a run's model: column `prediction`, then `proba_<class>` or the value.
+
+    Example: fedleague predict --run runs/breast_cancer/... --data rows.csv --out preds.csv
+    """
+    from fl_server.checkpoint import write_atomically
+    from fl_server.saved_model import load_run_model
+
+    task, model = load_run_model(run)
+    table = task.predict(model, data)
+    write_atomically(out, table.to_csv(index=False).encode())
+    console.print(f"{len(table)} predictions: {out}", markup=False, highlight=False)
+
+
+@app.command()
+def usecases() -> None:
+    """List the use cases that are ready to run."""
+    from fl_server.catalogue import list_usecases
+
+    table = Table()
+    for name in ("use case", "task", "score", "what"):
+        table.add_column(name, overflow="fold")
+    for entry in list_usecases():
+        table.add_row(entry.slug, entry.task, entry.score, entry.title)
+    console.print(table)
+    console.print("run one: fl-server usecase=NAME", markup=False)
+
+
+@app.command()
+def show(run: Annotated[Path, typer.Argument(help="Run folder.")]) -> None:
+    """Show the result of a run."""
+    from fl_server.show import print_result
+
+    print_result(run, console)
+
+
+@app.command()
+def board(
+    db: Annotated[str, typer.Option(help="Database URL.")] = "sqlite:///fedleague.sqlite",
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8080,
+) -> None:
+    """Serve the leaderboard of an existing database."""
+    from fl_server.leaderboard.web import serve
+
+    console.print(f"leaderboard: http://{host}:{port}  (Ctrl-C stops it)", highlight=False)
+    serve(db, host, port)
+
+
+@app.command()
+def check(
+    site: Annotated[Path, typer.Option(help="The site's site.yaml.")],
+    usecase: Annotated[str, typer.Option(help="Use case whose schema the data must fit.")],
+    override: Annotated[list[str] | None, typer.Option(help="usecase.target=y and the like.")] = None,
+) -> None:
+    """Check a site's data and policy against a use case; nothing leaves this machine."""
+    from fl_server.catalogue import job_of
+
+    job = job_of(usecase, override or [])
+    report = _client("fl_client.check", "check_site_file")(site, job.to_json())
+    console.print(
+        f"site '{report.name}' fits '{usecase}': {report.num_train} training rows, "
+        f"{report.num_holdout} held out",
+        markup=False,
+        highlight=False,
+    )
+    for note in report.notes:
+        console.print(f"  note: {note}", markup=False, highlight=False)
+
+
+@app.command("export-sites")
+def export_sites(
+    usecase: Annotated[str, typer.Option(help="Use case with a bundled or generated table.")],
+    out: Annotated[Path, typer.Option(help="Folder to write, one sub-folder a site.")],
+    override: Annotated[list[str] | None, typer.Option(help="data.num_sites=3 and the like.")] = None,
+) -> None:
+    """Write a use case's simulated sites as CSV files and site.yaml, to try a deployment."""
+    from fl_server.export import write_sites
+
+    for folder in write_sites(usecase, override or [], out):
+        console.print(str(folder), markup=False, highlight=False)
+
+
+@keys.command("new")
+def keys_new(
+    name: Annotated[str, typer.Argument(help="The site's name; writes NAME.key and NAME.pub.")],
+    out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path(),
+    force: Annotated[bool, typer.Option(help="Overwrite existing files.")] = False,
+) -> None:
+    """Make a site's key pair: keep NAME.key, send NAME.pub to the organiser."""
+    from fl_server.keys import new_node_key
+
+    private, public = new_node_key(out, name, force=force)
+    console.print(f"{private}  (keep it at the site)", markup=False, highlight=False)
+    console.print(f"{public}  (send it to the organiser)", markup=False, highlight=False)
+
+
+@certs.command("new")
+def certs_new(
+    host: Annotated[list[str], typer.Option(help="Host name or address of the server; repeatable.")],
+    out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path(),
+    force: Annotated[bool, typer.Option(help="Overwrite existing files.")] = False,
+) -> None:
+    """Make a private CA and a server certificate: give ca.pem to the sites."""
+    from fl_server.keys import new_certificates
+
+    for path in new_certificates(out, host, force=force):
+        console.print(str(path), markup=False, highlight=False)
+
+
+def _client(module: str, function: str) -> Any:
+    """Load a client-side function by reference: the server package never imports the client."""
+    return getattr(importlib.import_module(module), function)
+
+
+def main() -> None:
+    """Entry point of ``fedleague``."""
+    with friendly_errors("fedleague"):
+        app()
+
+
+if __name__ == "__main__":
+    main()

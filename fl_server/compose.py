@@ -1,0 +1,83 @@
+"""Compose a run's configuration without Hydra's command line, for Flower's own engines."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping
+from datetime import datetime
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_module
+from hydra.errors import HydraException
+from omegaconf import OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from fl_server.config import RunConfig, freeze
+from tasks.errors import ConfigError
+
+
+def compose_run(run_config: Mapping[str, Any]) -> RunConfig:
+    """Compose from Flower's run config: ``usecase``, ``overrides`` (as on the command line).
+
+    Raises
+    ------
+    ConfigError
+        If an override does not exist.
+    """
+    overrides = shlex.split(str(run_config.get("overrides", "")))
+    if not any(o.startswith("usecase=") for o in overrides):
+        overrides.insert(0, f"usecase={run_config.get('usecase', 'breast_cancer')}")
+    folder = str(run_config.get("folder") or "")
+    return compose_overrides(overrides, Path(folder) if folder else None)
+
+
+def compose_overrides(overrides: list[str], folder: Path | None = None) -> RunConfig:
+    """Compose ``conf/server.yaml`` with overrides and freeze it.
+
+    Raises
+    ------
+    ConfigError
+        If an override does not exist.
+    """
+    try:
+        with initialize_config_module("conf", version_base="1.3"):
+            full = compose("server", overrides=overrides, return_hydra_config=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise explained(error) from None
+    choices = full.hydra.runtime.choices
+    config = full.copy()
+    OmegaConf.set_struct(config, False)
+    with open_dict(config):
+        del config["hydra"]
+    if folder is None:
+        folder = Path("runs") / str(config.usecase.slug) / f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
+    return freeze(config, folder, strategy_name(choices["strategy"], overrides))
+
+
+def strategy_name(choice: str, overrides: list[str]) -> str:
+    """Name the strategy: its YAML file, or the class given by ``strategy._target_``."""
+    for override in overrides:
+        key, _, value = override.lstrip("+").partition("=")
+        if key == "strategy._target_":
+            return value.rpartition(".")[2]
+    return choice
+
+
+def explained(error: Exception) -> ConfigError:
+    """Turn Hydra's own message into one line with the nearest match."""
+    text = str(error)
+    if found := re.search(r"Could not find '([\w/]+)/([^'/]+)'", text):
+        group, name = found.groups()
+        options = re.findall(r"^\t(\S+)$", text, flags=re.MULTILINE)
+        near = get_close_matches(name, options, n=1)
+        hint = f"did you mean {group}={near[0]}?" if near else f"known: {', '.join(options)}"
+        return ConfigError(f"unknown {group} '{name}'; {hint}")
+    if found := re.search(r"Could not override '([^']+)'", text):
+        return ConfigError(
+            f"unknown option '{found.group(1)}'; see fl-server --help for every key "
+            f"(a new key is added with +{found.group(1)}=...)"
+        )
+    return ConfigError(" ".join(text.split()))

@@ -1,0 +1,265 @@
+"""Hydra's composed configuration, checked and frozen.
+
+With ``cli.py`` the only importer of Hydra. No ``DictConfig`` leaves this module: the rest of the
+server works with the dataclasses below.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from flwr.serverapp.strategy import Strategy
+from hydra.utils import get_class, instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from fl_server.records import ScoreRule, UseCaseInfo
+from tasks.contract import ModelSpec, TrainConfig
+from tasks.errors import ConfigError
+
+USECASE_KEYS = {"slug", "title", "description", "task", "score", "columns_shown"}
+NODE_MINIMA = ("min_train_nodes", "min_evaluate_nodes", "min_available_nodes")
+
+
+@dataclass(frozen=True)
+class SitesConfig:
+    """When a round may start, and how long it waits."""
+
+    expected: int | None = None
+    quorum: int | None = None
+    wait_seconds: float = 600.0
+    reply_seconds: float = 3600.0
+    rejoin_seconds: float = 60.0
+    max_update_norm: float | None = None
+
+
+@dataclass(frozen=True)
+class EarlyStopping:
+    """Stop after ``patience`` rounds without a score better by ``min_delta``."""
+
+    patience: int | None = None
+    min_delta: float = 0.0
+
+
+@dataclass(frozen=True)
+class BoardConfig:
+    """Where the leaderboard is kept and served."""
+
+    url: str | None = None
+    serve: bool = False
+    host: str = "127.0.0.1"
+    port: int = 8080
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run, fully resolved."""
+
+    usecase: UseCaseInfo
+    schema: Mapping[str, Any]
+    model: ModelSpec
+    train: TrainConfig
+    strategy: Mapping[str, Any]
+    strategy_name: str
+    runtime: Mapping[str, Any]
+    sites: SitesConfig
+    early_stopping: EarlyStopping
+    board: BoardConfig
+    site_data: tuple[Mapping[str, Any], ...]
+    rounds: int
+    seed: int
+    split_seed: int
+    folder: Path
+    team: str = "me"
+    claimed: float | None = None
+    weights: Path | None = None
+    resume: bool = False
+    resolved: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def runtime_name(self) -> str:
+        """Name of the runtime."""
+        return str(self.runtime["name"])
+
+
+def freeze(config: DictConfig, folder: Path, strategy_name: str) -> RunConfig:
+    """Check a composed configuration and freeze it.
+
+    Raises
+    ------
+    ConfigError
+        Naming the key and the cure.
+    """
+    try:
+        raw: dict[str, Any] = OmegaConf.to_container(  # type: ignore[assignment]
+            config, resolve=True, throw_on_missing=True
+        )
+    except OmegaConfBaseException as error:
+        key = getattr(error, "full_key", None) or "configuration"
+        raise ConfigError(f"{key} must be given, for example {key}=VALUE") from None
+    usecase, schema = _usecase(raw["usecase"])
+    rounds = raw["rounds"]
+    if not isinstance(rounds, int) or isinstance(rounds, bool) or rounds < 0:
+        raise ConfigError(f"rounds must be a whole number, at least 0, got {rounds!r}")
+    weights = raw["weights"]
+    if weights is not None and not Path(weights).is_file():
+        raise ConfigError(f"weights: {weights}: no such file")
+    runtime = raw["runtime"]
+    board = dict(raw["board"])
+    board["serve"] = bool(runtime.get("serve", False) if raw["serve"] is None else raw["serve"])
+    return RunConfig(
+        usecase=usecase,
+        schema=schema,
+        model=ModelSpec(raw["model"]["name"], raw["model"].get("params") or {}),
+        train=_checked_train(_dataclass(TrainConfig, raw["train"], "train")),
+        strategy=raw["strategy"],
+        strategy_name=strategy_name,
+        runtime=runtime,
+        sites=_dataclass(SitesConfig, raw["sites"], "sites"),
+        early_stopping=_dataclass(EarlyStopping, raw["early_stopping"], "early_stopping"),
+        board=_dataclass(BoardConfig, board, "board"),
+        site_data=_site_data(raw["data"], raw["partition"])
+        if runtime["name"] != "deployment"
+        else (),
+        rounds=rounds,
+        seed=_seed(raw["seed"], "seed"),
+        split_seed=_seed(raw["data"]["split_seed"], "data.split_seed"),
+        folder=folder,
+        team=str(raw["submission"]["team"]),
+        claimed=raw["submission"]["claimed"],
+        weights=Path(weights) if weights is not None else None,
+        resume=bool(raw["resume"]),
+        resolved=raw,
+    )
+
+
+def make_strategy(config: Mapping[str, Any]) -> Strategy:
+    """Instantiate the strategy's server half.
+
+    Waiting for sites is the round loop's job (``sites.quorum``), so Flower's own minima, which
+    would wait for ever, are set to one site where the configuration does not name them.
+
+    Raises
+    ------
+    ConfigError
+        If the class does not exist, is no Strategy, or refuses an argument.
+    """
+    target = config.get("_target_")
+    if not target:
+        raise ConfigError("strategy._target_ must name a class, e.g. flwr.serverapp.strategy.FedAvg")
+    try:
+        accepted = inspect.signature(get_class(str(target))).parameters
+        minima = {name: 1 for name in NODE_MINIMA if name in accepted and name not in config}
+        strategy = instantiate(dict(config), **minima, _convert_="all")
+    except Exception as error:
+        cause = error.__cause__ or error
+        raise ConfigError(
+            f"strategy {target} cannot be made: {' '.join(str(cause).split())}"
+        ) from error
+    if not isinstance(strategy, Strategy):
+        raise ConfigError(f"strategy {target} is not a flwr.serverapp.strategy.Strategy")
+    return strategy
+
+
+def _usecase(raw: Mapping[str, Any]) -> tuple[UseCaseInfo, dict[str, Any]]:
+    for key in ("slug", "task", "score"):
+        if not raw.get(key):
+            raise ConfigError(f"usecase.{key} is missing")
+    score = raw["score"]
+    if isinstance(score, str):
+        score = {"name": score}
+    rule = ScoreRule(str(score["name"]), str(score.get("direction", "max")))
+    if rule.direction not in ("max", "min", "zero"):
+        raise ConfigError(f"usecase.score.direction must be max, min or zero, got {rule.direction}")
+    info = UseCaseInfo(
+        slug=str(raw["slug"]),
+        title=str(raw.get("title") or raw["slug"]),
+        description=str(raw.get("description") or ""),
+        task=str(raw["task"]),
+        score=rule,
+        subgroup_columns=tuple(raw.get("columns_shown") or ()),
+    )
+    return info, {key: value for key, value in raw.items() if key not in USECASE_KEYS}
+
+
+def _site_data(data: Mapping[str, Any], partition: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
+    """Describe each simulated site in the keys of ``site.yaml``."""
+    fraction = data["holdout_fraction"]
+    if not isinstance(fraction, int | float) or not 0 < fraction < 1:
+        raise ConfigError(f"data.holdout_fraction must be between 0 and 1, got {fraction!r}")
+    if data["sites"]:
+        sites = [_file_site(entry, fraction) for entry in data["sites"]]
+    elif data["dataset"]:
+        count = data["num_sites"]
+        names = data["names"] or [f"site_{i}" for i in range(count)]
+        if len(names) != count:
+            raise ConfigError(f"data.names has {len(names)} names for data.num_sites={count}")
+        sites = [
+            {
+                "name": name,
+                "train": f"dataset:{data['dataset']}",
+                "holdout_fraction": fraction,
+                "partition": {**partition, "num_sites": count, "index": index},
+            }
+            for index, name in enumerate(names)
+        ]
+    else:
+        raise ConfigError("no data: give data.sites=[a.csv,b.csv] or data.dataset=NAME")
+    repeated = [name for name, count in Counter(s["name"] for s in sites).items() if count > 1]
+    if repeated:
+        raise ConfigError(
+            f"data.sites: two sites are called '{repeated[0]}'; "
+            f"write {{name: ..., train: ...}} with different names"
+        )
+    return tuple(
+        {"name": s["name"], "data": {k: v for k, v in s.items() if k != "name"}} for s in sites
+    )
+
+
+def _file_site(entry: Any, fraction: float) -> dict[str, Any]:
+    if isinstance(entry, str):
+        return {"name": Path(entry).stem, "train": entry, "holdout_fraction": fraction}
+    if isinstance(entry, Mapping) and entry.get("train"):
+        name = str(entry.get("name") or Path(str(entry["train"])).stem)
+        return {"holdout_fraction": fraction, **entry, "name": name}
+    raise ConfigError(f"data.sites: {entry!r} is neither a file nor {{name: ..., train: ...}}")
+
+
+def _checked_train(train: TrainConfig) -> TrainConfig:
+    positive = {"lr": train.lr, "batch_size": train.batch_size}
+    positive |= {"local_epochs": train.local_epochs}
+    optional = {"local_steps": train.local_steps, "grad_clip": train.grad_clip}
+    positive |= {key: value for key, value in optional.items() if value is not None}
+    for key, value in positive.items():
+        if not isinstance(value, int | float) or not value > 0:
+            raise ConfigError(f"train.{key} must be a positive number, got {value!r}")
+    return train
+
+
+def _seed(value: Any, key: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ConfigError(f"{key} must be a whole number, at least 0, got {value!r}")
+    return value
+
+
+def _dataclass(kind: type[Any], raw: Mapping[str, Any], group: str) -> Any:
+    known = {f.name for f in fields(kind)}
+    for key in raw:
+        if key not in known:
+            near = get_close_matches(key, known, n=1)
+            hint = f"did you mean '{near[0]}'?" if near else f"known: {sorted(known)}"
+            raise ConfigError(f"unknown key '{group}.{key}'; {hint}")
+    return kind(**raw)
+
+
+def fingerprint(config: RunConfig) -> str:
+    """Return what must not change between a run and its resumption, as JSON text."""
+    keep = ("usecase", "model", "train", "strategy", "seed", "data", "partition", "weights")
+    return json.dumps({key: config.resolved[key] for key in keep}, sort_keys=True)

@@ -1,0 +1,146 @@
+"""The first exchange: who takes part, and the global preprocessing from their summands."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from flwr.app import Message
+from flwr.serverapp import Grid
+
+from fl_server.config import RunConfig
+from fl_server.records import SiteRecord
+from fl_server.roster import POLL_SECONDS, Member, Roster, wait_for_nodes
+from fl_server.screening import check_summands
+from strategies.messages import DESCRIBE, FIT, Job, Refusal, SiteReply, payload_bytes, request
+from tasks.contract import Task
+from tasks.errors import QuorumError, ReplyError
+from tasks.stats import Stats
+
+log = logging.getLogger("fedleague.server")
+DESCRIBE_SECONDS = 60.0
+
+
+class Enrolment:
+    """Admit sites and fit the preprocessing.
+
+    Attributes
+    ----------
+    roster : Roster
+    fitted : mapping
+        Finalised preprocessing, after ``start``.
+    job : str
+        The job text that every later message carries, after ``start``.
+    refused : list of SiteRecord
+        Nodes that joined but could not take part, and why.
+    """
+
+    def __init__(self, grid: Grid, config: RunConfig, task: Task, strategy_half: str) -> None:
+        self._grid = grid
+        self._config = config
+        self._task = task
+        self._job = Job(
+            task=config.usecase.task,
+            schema=config.schema,
+            model=config.model,
+            train=config.train,
+            strategy=strategy_half,
+            seed=config.seed,
+            split_seed=config.split_seed,
+        )
+        self._seen: set[int] = set()
+        self._given_up: set[str] = set()
+        self.roster = Roster()
+        self.fitted: Mapping[str, Any] = {}
+        self.job = ""
+        self.refused: list[SiteRecord] = []
+
+    def start(self, expected: int, fitted: Mapping[str, Any] | None = None) -> None:
+        """Wait for the sites, ask for their summands and finalise the preprocessing.
+
+        Parameters
+        ----------
+        expected : int
+            How many sites to wait for.
+        fitted : mapping or None
+            Preprocessing of a resumed run, which is kept as it was.
+
+        Raises
+        ------
+        QuorumError
+            If too few sites join or can use their data.
+        SchemaError
+            If the sites' columns or classes do not fit together.
+        """
+        nodes = wait_for_nodes(self._grid, self._config.sites, expected)
+        pooled = self._ask(FIT, nodes, self._config.sites.reply_seconds)
+        wanted = self._config.sites.quorum or 1
+        if len(self.roster) < wanted:
+            why = "; ".join(f"{record.site}: {record.reason}" for record in self.refused)
+            raise QuorumError(f"{len(self.roster)} of {wanted} sites can take part ({why})")
+        self.fitted = self._task.prepare(pooled) if fitted is None else fitted
+        self._job = replace(self._job, fitted=self.fitted)
+        self.job = self._job.to_json()
+
+    def refresh(self) -> None:
+        """Admit sites that joined or came back on a new node since the last look."""
+        unknown = [node for node in self._grid.get_node_ids() if node not in self._seen]
+        if unknown:
+            self._ask(DESCRIBE, unknown, DESCRIBE_SECONDS)
+
+    def gather(self) -> list[Member]:
+        """Return the connected sites; wait a while for one that has just dropped out."""
+        give_up = time.monotonic() + self._config.sites.rejoin_seconds
+        while True:
+            online = self.roster.online(self._grid)
+            missing = {member.name for member in self.roster} - {m.name for m in online}
+            if not missing - self._given_up:
+                break
+            if time.monotonic() >= give_up:
+                break
+            self.refresh()
+            time.sleep(POLL_SECONDS)
+        self._given_up = missing
+        return online
+
+    def _ask(self, kind: str, nodes: Iterable[int], timeout: float) -> Stats:
+        nodes = list(nodes)
+        content = request(self._job.to_json())
+        size = payload_bytes(content)
+        pooled = Stats()
+        self._seen.update(nodes)
+        messages = [Message(content, node, kind) for node in nodes]
+        for reply in self._grid.send_and_receive(messages, timeout=timeout):
+            node_id = reply.metadata.src_node_id
+            try:
+                answer = self._answer(reply)
+                self._check_name(answer.name, node_id)
+                pooled = pooled.merge(answer.stats)
+            except ReplyError as error:
+                log.warning("node %d cannot take part: %s", node_id, error)
+                self.refused.append(
+                    SiteRecord(f"node {node_id}", "fit", "refused", bytes_down=size, reason=str(error))
+                )
+            else:
+                counts = (answer.num_train, answer.num_holdout)
+                self.roster.admit(Member(answer.name, node_id, *counts))
+        return pooled
+
+    def _answer(self, reply: Message) -> SiteReply:
+        if reply.has_error():
+            why = Refusal.from_code(reply.error.code)
+            raise ReplyError(why.text if why else f"the site failed (code {reply.error.code})")
+        answer = SiteReply.from_records(reply.content)
+        check_summands(answer.stats, max(answer.num_train, 1))
+        return answer
+
+    def _check_name(self, name: str, node_id: int) -> None:
+        """A name belongs to one node, until that node is gone."""
+        if name not in self.roster:
+            return
+        owner = self.roster.member(name).node_id
+        if owner != node_id and owner in set(self._grid.get_node_ids()):
+            raise ReplyError(f"another connected node is already called '{name}'")

@@ -1,0 +1,287 @@
+"""The round loop: baseline, then train, aggregate, evaluate, record and checkpoint.
+
+The same loop runs on every grid. The strategy decides whom to ask and how to combine; who is
+there, what a reply must look like, the metrics and the model of record are decided here.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+from flwr.app import ConfigRecord, Message
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+
+from fl_server.checkpoint import Checkpoint, write_checkpoint
+from fl_server.config import RunConfig
+from fl_server.enrolment import Enrolment
+from fl_server.exchange import Exchange
+from fl_server.records import RoundRecord, SiteRecord
+from fl_server.roster import Member, RosterGrid, addressed, seeded_sampling
+from fl_server.scoring import is_better, score_of
+from fl_server.screening import check_evaluate, check_train
+from strategies.messages import (
+    EVALUATE,
+    JOB,
+    LOSS,
+    ROUND,
+    TRAIN,
+    EvaluateReply,
+    pack_arrays,
+    request,
+    unpack_arrays,
+)
+from strategies.state import restore, snapshot
+from tasks.contract import Arrays, ScoreCard, Task, child_seed
+from tasks.errors import FedleagueError, QuorumError
+from tasks.stats import Stats
+
+log = logging.getLogger("fedleague.server")
+
+
+class Observer(Protocol):
+    """Whoever follows a run: the progress display, the leaderboard."""
+
+    def enrolled(self, members: list[Member]) -> None:
+        """Called once, when the sites are known."""
+
+    def round_finished(self, record: RoundRecord) -> None:
+        """Called after each round, round 0 included."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run ends with."""
+
+    arrays: Arrays
+    rounds: tuple[RoundRecord, ...]
+    stopped_early: bool = False
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """Result of one training exchange; ``arrays`` is None when the previous model is kept."""
+
+    arrays: Arrays | None
+    status: str
+    reason: str
+    loss: float | None
+    sites: tuple[SiteRecord, ...]
+
+
+class RoundLoop:
+    """Drive one run on one grid."""
+
+    def __init__(
+        self, grid: Grid, config: RunConfig, task: Task, strategy: Strategy, enrolment: Enrolment
+    ) -> None:
+        self._grid = grid
+        self._config = config
+        self._task = task
+        self._strategy = strategy
+        self._enrolment = enrolment
+        self._roster = enrolment.roster
+
+    def run(
+        self, arrays: Arrays, observers: list[Observer], fingerprint: str, resumed: Checkpoint | None
+    ) -> Outcome:
+        """Run the baseline and the rounds, or what is left of them.
+
+        Raises
+        ------
+        QuorumError
+            If the baseline cannot be evaluated.
+        CheckpointError
+            If a checkpoint cannot be written.
+        """
+        config = self._config
+        records = list(resumed.rounds) if resumed else []
+        best = resumed.best if resumed else None
+        if resumed:
+            arrays = resumed.model
+            restore(self._strategy, resumed.strategy_arrays, resumed.strategy_numbers)
+        stopped = self._should_stop(records)
+        for number in range(len(records), config.rounds + 1):
+            if stopped:
+                break
+            arrays, record = self._round(number, arrays)
+            if self._keeps_best() and self._is_best(record, records):
+                best = arrays
+            records.append(record)
+            self._save(fingerprint, arrays, best, records)
+            for observer in observers:
+                observer.round_finished(record)
+            stopped = self._should_stop(records)
+        final = best if stopped and best is not None else arrays
+        return Outcome(final, tuple(records), stopped)
+
+    def _round(self, number: int, arrays: Arrays) -> tuple[Arrays, RoundRecord]:
+        started = time.monotonic()
+        trained = _Trained(None, "ok", "", None, ())
+        if number > 0:
+            trained = self._train(number, arrays)
+            arrays = trained.arrays if trained.arrays is not None else arrays
+        card, evaluated = self._evaluate(number, arrays)
+        score, why_absent = score_of(card, self._config.usecase.score)
+        sites = trained.sites + evaluated
+        record = RoundRecord(
+            round=number,
+            phase="finetune" if number else "baseline",
+            status=trained.status,
+            score=score,
+            card=card,
+            sites=sites,
+            seconds=time.monotonic() - started,
+            bytes_up=sum(site.bytes_up for site in sites),
+            bytes_down=sum(site.bytes_down for site in sites),
+            reason=trained.reason or why_absent,
+            train_loss=trained.loss,
+        )
+        return arrays, record
+
+    def _train(self, number: int, arrays: Arrays) -> _Trained:
+        """Train one round; whatever goes wrong in it, the previous model is kept."""
+        before = snapshot(self._strategy)
+        exchange = self._exchange("train")
+        try:
+            new, loss = self._aggregate(number, arrays, exchange)
+            status, reason = self._judge(new, exchange)
+        except FedleagueError as error:
+            new, loss, status, reason = None, None, "failed", str(error)
+        except Exception as error:
+            log.debug("strategy failed", exc_info=True)
+            new, loss, status, reason = None, None, "failed", _strategy_failure(error)
+        if status != "ok":
+            restore(self._strategy, *before)
+            new = None
+        return _Trained(new, status, reason, loss, self._by_site(exchange))
+
+    def _aggregate(
+        self, number: int, arrays: Arrays, exchange: Exchange
+    ) -> tuple[Arrays | None, float | None]:
+        limit = self._config.sites.max_update_norm
+        grid = RosterGrid(self._grid, self._roster)
+        config = ConfigRecord({JOB: self._enrolment.job, ROUND: number})
+        self._enrolment.gather()
+        with seeded_sampling(child_seed(self._config.seed, "sample", number)):
+            messages = self._strategy.configure_train(number, pack_arrays(arrays), config, grid)
+        replies = exchange.replies(
+            messages, lambda member, reply: check_train(reply, arrays, member.num_train, limit)
+        )
+        record, metrics = self._strategy.aggregate_train(number, replies)
+        loss = metrics.get(LOSS) if metrics is not None else None
+        return (
+            unpack_arrays(record) if record is not None else None,
+            float(loss) if isinstance(loss, int | float) else None,
+        )
+
+    def _judge(self, new: Arrays | None, exchange: Exchange) -> tuple[str, str]:
+        """Say whether the aggregated model may become the model of record."""
+        statuses = [record.status for record in exchange.records.values()]
+        answered = statuses.count("ok")
+        if "diverged" in statuses and not answered:
+            return "diverged", "training diverged at every site; lower train.lr"
+        if answered < (self._config.sites.quorum or 1):
+            wanted = self._config.sites.quorum or 1
+            return "failed", f"{answered} of {wanted} sites replied; previous model kept"
+        if new is None:
+            return "failed", "the strategy returned no model; previous model kept"
+        if not all(np.isfinite(a).all() for a in new.values() if a.dtype.kind == "f"):
+            return "diverged", "the aggregated model is not finite; previous model kept"
+        return "ok", ""
+
+    def _evaluate(self, number: int, arrays: Arrays) -> tuple[ScoreCard, tuple[SiteRecord, ...]]:
+        """Pool the metric summands of every connected site and finalise them once."""
+        exchange = self._exchange("evaluate")
+        content = request(self._enrolment.job, number, pack_arrays(arrays))
+        running = Stats()
+
+        def screen(member: Member, reply: Message) -> tuple[int, None]:
+            nonlocal running
+            answer = check_evaluate(reply, member.num_holdout)
+            running = running.merge(answer.stats)
+            return answer.num_examples, None
+
+        members = self._enrolment.gather()
+        _exhaust(exchange.replies(addressed(content, EVALUATE, members), screen))
+        answered = [r for r in exchange.records.values() if r.status == "ok"]
+        wanted = self._config.sites.quorum or 1
+        if len(answered) < wanted:
+            why = "; ".join(f"{r.site}: {r.reason}" for r in exchange.records.values() if r.reason)
+            raise QuorumError(
+                f"round {number}: {len(answered)} of {wanted} sites evaluated the model"
+                f"{' (' + why + ')' if why else ''}; the last finished round is saved, "
+                "continue with resume=true"
+            )
+        return self._task.finalise(running, self._enrolment.fitted), self._by_site(exchange)
+
+    def _exchange(self, phase: str) -> Exchange:
+        return Exchange(
+            self._grid,
+            self._roster,
+            self._config.sites,
+            phase=phase,
+            refresh=self._enrolment.refresh,
+        )
+
+    def _by_site(self, exchange: Exchange) -> tuple[SiteRecord, ...]:
+        """List the records by site; a site that is not connected is named too."""
+        records = dict(exchange.records)
+        online = {member.name for member in self._roster.online(self._grid)}
+        for member in self._roster:
+            if member.name not in online and member.name not in records:
+                records[member.name] = SiteRecord(
+                    member.name, exchange.phase, "absent", reason="site is not connected"
+                )
+        return tuple(records[site] for site in sorted(records))
+
+    def _save(
+        self, fingerprint: str, arrays: Arrays, best: Arrays | None, records: list[RoundRecord]
+    ) -> None:
+        strategy_arrays, numbers = snapshot(self._strategy)
+        checkpoint = Checkpoint(
+            fingerprint=fingerprint,
+            fitted=self._enrolment.fitted,
+            rounds=tuple(records),
+            model=arrays,
+            strategy_arrays=strategy_arrays,
+            strategy_numbers=numbers,
+            best=best,
+        )
+        write_checkpoint(self._config.folder, checkpoint)
+
+    def _keeps_best(self) -> bool:
+        return self._config.early_stopping.patience is not None
+
+    def _is_best(self, record: RoundRecord, earlier: list[RoundRecord]) -> bool:
+        direction = self._config.usecase.score.direction
+        return all(is_better(record.score, old.score, direction) for old in earlier)
+
+    def _should_stop(self, records: list[RoundRecord]) -> bool:
+        """Say whether the best score is ``patience`` rounds old."""
+        stopping = self._config.early_stopping
+        if stopping.patience is None or not records:
+            return False
+        direction = self._config.usecase.score.direction
+        best = records[0]
+        for record in records[1:]:
+            if is_better(record.score, best.score, direction, stopping.min_delta):
+                best = record
+        return records[-1].round - best.round >= stopping.patience
+
+
+def _exhaust(replies: Iterator[Message]) -> None:
+    for _ in replies:
+        pass
+
+
+def _strategy_failure(error: Exception) -> str:
+    """Name the file and line of a researcher's strategy that broke."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} ({frame.filename}:{frame.lineno})"

@@ -1,0 +1,124 @@
+"""Where a run's sites are: in this process, on Flower's Ray engine, or on the network."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from fl_server.app import execute, write_simulated_sites
+from fl_server.config import RunConfig
+from fl_server.progress import Progress
+from fl_server.rounds import Outcome
+from fl_server.simulation import CLIENT_APP, InProcessGrid, load_client_app, simulated_site
+from strategies.messages import Job
+from tasks.errors import ConfigError, FedleagueError
+
+SITE_CHECK = "fl_client.check:check_simulated"
+
+
+def launch(config: RunConfig) -> Outcome:
+    """Run a competition on the configured runtime.
+
+    Raises
+    ------
+    ConfigError
+        If the runtime does not exist or lacks its packages.
+    """
+    runtimes = {"simulation": _simulation, "ray": _ray, "deployment": _deployment}
+    if config.runtime_name not in runtimes:
+        raise ConfigError(f"unknown runtime '{config.runtime_name}'; known: {sorted(runtimes)}")
+    return runtimes[config.runtime_name](config)
+
+
+def check_sites(config: RunConfig) -> list[Any]:
+    """Read every simulated site's data before anything is started or written.
+
+    Raises
+    ------
+    DataError, SchemaError
+        Naming site, file, row and column.
+    """
+    job = Job(
+        task=config.usecase.task,
+        schema=config.schema,
+        model=config.model,
+        train=config.train,
+        seed=config.seed,
+        split_seed=config.split_seed,
+    )
+    module, _, function = SITE_CHECK.partition(":")
+    check = getattr(importlib.import_module(module), function)
+    reports: list[Any] = check([simulated_site(s) for s in config.site_data], job.to_json())
+    return reports
+
+
+def _simulation(config: RunConfig) -> Outcome:
+    from tasks.torch_runtime import limit_threads
+
+    limit_threads(config.runtime.get("threads"))
+    reports = check_sites(config)
+    progress = Progress(config)
+    for report in reports[:20]:
+        for note in report.notes:
+            progress.say(f"  {report.name}: {note}")
+    return execute(InProcessGrid(config.site_data), config, progress)
+
+
+def _ray(config: RunConfig) -> Outcome:
+    try:
+        import ray  # noqa: F401
+        from flwr.simulation import run_simulation
+    except ImportError:
+        raise ConfigError("runtime=ray needs Ray: pip install 'fedleague[ray]'") from None
+    check_sites(config)
+    outcomes: list[Outcome] = []
+    failures: list[FedleagueError] = []
+    server = ServerApp()
+
+    @server.main()
+    def main(grid: Grid, context: Context) -> None:
+        write_simulated_sites(context.run_id, config)
+        try:
+            outcomes.append(execute(grid, config))
+        except FedleagueError as error:
+            failures.append(error)
+
+    resources = {
+        "num_cpus": config.runtime["cpus_per_client"],
+        "num_gpus": config.runtime["gpus_per_client"],
+    }
+    run_simulation(
+        server,
+        load_client_app(CLIENT_APP),
+        num_supernodes=len(config.site_data),
+        backend_config={"client_resources": resources},
+    )
+    if failures:
+        raise failures[0]
+    return outcomes[0]
+
+
+def _deployment(config: RunConfig) -> Outcome:
+    from fl_server.superlink import LinkConfig, superlink
+
+    runtime = dict(config.runtime)
+
+    def path(key: str) -> Path | None:
+        return Path(str(runtime[key])) if runtime.get(key) else None
+
+    link = LinkConfig(
+        host=str(runtime["host"]),
+        port=int(runtime["port"]),
+        certificate=path("certificate"),
+        private_key=path("private_key"),
+        ca=path("ca"),
+        insecure=bool(runtime["insecure"]),
+        node_keys=tuple(Path(str(key)) for key in runtime["node_keys"]),
+        open_enrolment=bool(runtime["open_enrolment"]),
+    )
+    with superlink(link) as grid:
+        return execute(grid, config)

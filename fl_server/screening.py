@@ -1,0 +1,125 @@
+"""What a site's reply must look like before it may touch the sum.
+
+Sites are not trusted to be honest or healthy: a reply with other shapes, values that are not
+finite, too large an update or more examples than the site declared is refused, and named.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+from flwr.app import ArrayRecord, Message
+
+from strategies.messages import (
+    ARRAYS,
+    LOSS,
+    METRICS,
+    NUM_EXAMPLES,
+    EvaluateReply,
+    unpack_arrays,
+)
+from tasks.contract import Arrays
+from tasks.errors import ReplyError
+from tasks.stats import Stats
+
+HEADER_BYTES = 1024
+"""Largest ``.npy`` header we accept beside the array's own bytes."""
+
+
+def check_train(
+    reply: Message, sent: Arrays, num_train: int, max_update_norm: float | None = None
+) -> tuple[int, float]:
+    """Check a training reply; return its example count and loss.
+
+    Parameters
+    ----------
+    sent : dict of str to array
+        The weights that the site received.
+    num_train : int
+        Training rows that the site declared when it joined.
+
+    Raises
+    ------
+    ReplyError
+        Saying what is wrong with the reply.
+    """
+    record = reply.content.array_records.get(ARRAYS)
+    metrics = reply.content.metric_records.get(METRICS)
+    if record is None or metrics is None:
+        raise ReplyError("reply lacks weights or metrics")
+    count = metrics.get(NUM_EXAMPLES)
+    if not isinstance(count, int) or isinstance(count, bool):
+        raise ReplyError(f"'{NUM_EXAMPLES}' must be a count, got {count!r}")
+    if not 0 < count <= num_train:
+        raise ReplyError(f"reply claims {count} examples, the site declared {num_train}")
+    loss = metrics.get(LOSS, 0.0)
+    if not isinstance(loss, int | float) or not math.isfinite(loss):
+        raise ReplyError(f"training loss is {loss}")
+    _check_declared(record, sent)
+    arrays = unpack_arrays(record)
+    squared = 0.0
+    for name, array in arrays.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise ReplyError(f"weight '{name}' holds a value that is not finite")
+        if max_update_norm is not None:
+            squared += float(np.sum(np.square(array.astype(np.float64) - sent[name])))
+    if max_update_norm is not None and math.sqrt(squared) > max_update_norm:
+        raise ReplyError(
+            f"update has l2 norm {math.sqrt(squared):.4g}, above sites.max_update_norm"
+        )
+    return count, float(loss)
+
+
+def check_evaluate(
+    reply: Message, num_holdout: int, expected: Mapping[str, object] | None = None
+) -> EvaluateReply:
+    """Check an evaluation reply.
+
+    Raises
+    ------
+    ReplyError
+        If the count is not what the site declared, a summand is unknown, negative, larger than
+        the count allows, or not finite.
+    """
+    answer = EvaluateReply.from_records(reply.content)
+    if answer.num_examples != num_holdout:
+        raise ReplyError(
+            f"reply covers {answer.num_examples} rows, the site declared {num_holdout} held out"
+        )
+    if expected is not None and (unknown := answer.stats.keys() - expected.keys()):
+        raise ReplyError(f"reply holds unknown summands {sorted(unknown)}")
+    check_summands(answer.stats, num_holdout)
+    return answer
+
+
+def check_summands(stats: Stats, num_rows: int) -> None:
+    """Check that counts lie in 0..``num_rows`` and sums are finite.
+
+    Raises
+    ------
+    ReplyError
+        Naming the summand.
+    """
+    for name, array in stats.items():
+        if array.dtype.kind == "i":
+            if array.size and (array.min() < 0 or array.max() > num_rows):
+                raise ReplyError(f"count '{name}' lies outside 0..{num_rows}")
+        elif not np.isfinite(array).all():
+            raise ReplyError(f"sum '{name}' is not finite")
+
+
+def _check_declared(record: ArrayRecord, sent: Arrays) -> None:
+    """Check names, shapes, dtypes and byte counts before anything is decoded."""
+    if wrong := record.keys() ^ sent.keys():
+        raise ReplyError(f"weights {sorted(wrong)} are missing or were not asked for")
+    for name, array in record.items():
+        expected = sent[name]
+        if tuple(array.shape) != expected.shape or array.dtype != str(expected.dtype):
+            raise ReplyError(
+                f"weight '{name}' is {array.dtype}{list(array.shape)}, "
+                f"expected {expected.dtype}{list(expected.shape)}"
+            )
+        if len(array.data) > expected.nbytes + HEADER_BYTES:
+            raise ReplyError(f"weight '{name}' is oversized: {len(array.data)} bytes")

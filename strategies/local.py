@@ -1,0 +1,78 @@
+"""The client half of a strategy: what a site does between receiving and sending weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from tasks.contract import (
+    Arrays,
+    LocalObjective,
+    Model,
+    SiteData,
+    Task,
+    TrainConfig,
+    TrainOutcome,
+)
+
+Scalar = int | float | str | bool
+
+
+class SiteState(Protocol):
+    """Arrays that stay at the site between rounds (control variates, a personal head)."""
+
+    def get(self, name: str) -> Arrays | None:
+        """Return what ``put`` stored under ``name`` in an earlier round."""
+
+    def put(self, name: str, arrays: Arrays) -> None:
+        """Keep ``arrays`` at the site."""
+
+
+@dataclass(frozen=True)
+class LocalRound:
+    """One site's view of one training request.
+
+    Parameters
+    ----------
+    received : dict of str to array
+        The weights sent by the server, already loaded into ``model``.
+    extra : dict of str to array
+        Further arrays of the strategy's server half (a server control variate).
+    config : mapping
+        The round's scalars (``proximal-mu`` ...).
+    state : SiteState
+    """
+
+    task: Task
+    model: Model
+    data: SiteData
+    train_config: TrainConfig
+    received: Arrays
+    config: Mapping[str, object]
+    seed: int
+    state: SiteState
+    extra: Arrays
+
+    def number(self, key: str, default: float) -> float:
+        """Return a scalar of the round's configuration as a float."""
+        value = self.config.get(key, default)
+        return float(value) if isinstance(value, int | float) else default
+
+    def train(self, objective: LocalObjective | None = None, **overrides: object) -> TrainOutcome:
+        """Train locally, with the strategy's addition to the loss."""
+        config = replace(self.train_config, **overrides) if overrides else self.train_config  # type: ignore[arg-type]
+        return self.task.train(
+            self.model, self.data, config, objective or LocalObjective(), self.seed
+        )
+
+
+@dataclass(frozen=True)
+class LocalResult:
+    """What a client half returns: the outcome, and arrays for its server half."""
+
+    outcome: TrainOutcome
+    extra: Arrays
+
+
+ClientHalf = Callable[[LocalRound], LocalResult]

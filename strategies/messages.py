@@ -1,0 +1,298 @@
+"""The wire format: what server and sites say to each other, and nothing else.
+
+Every exchange is one Flower message. This module is the only owner of record names and keys;
+both sides build and read messages through the dataclasses below.
+
+=====================  ==============================  =========================================
+message type           request                         reply
+=====================  ==============================  =========================================
+``query.describe``     ``config`` (job)                ``site``, ``metrics`` (row counts)
+``query.fit``          ``config`` (job)                the same and ``stats`` (summands)
+``train``              ``arrays``, ``config``          ``arrays``, ``metrics`` (num-examples ...)
+``evaluate``           ``arrays``, ``config``          ``stats``, ``metrics`` (num-examples)
+=====================  ==============================  =========================================
+
+Training replies carry exactly one ``ArrayRecord`` and one ``MetricRecord`` with ``num-examples``,
+which is what every ``flwr.serverapp.strategy`` expects.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from enum import Enum
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
+
+from tasks.contract import Arrays, ModelSpec, TrainConfig
+from tasks.errors import (
+    DataError,
+    DivergedError,
+    EgressError,
+    PolicyError,
+    ReplyError,
+    SchemaError,
+)
+from tasks.stats import Stats
+
+PROTOCOL = 1
+DESCRIBE, FIT, TRAIN, EVALUATE = "query.describe", "query.fit", "train", "evaluate"
+ARRAYS, CONFIG, METRICS, STATS, SITE = "arrays", "config", "metrics", "stats", "site"
+EXTRA = "extra"
+JOB, ROUND, NUM_EXAMPLES, PROXIMAL_MU = "job", "server-round", "num-examples", "proximal-mu"
+NUM_TRAIN, NUM_HOLDOUT, NUM_STEPS, LOSS, NAME = (
+    "num-train",
+    "num-holdout",
+    "num-steps",
+    "train-loss",
+    "name",
+)
+
+
+class Refusal(Enum):
+    """Why a site sent no result: a code and a fixed text, so that no data can ride along."""
+
+    PROTOCOL = (1001, "the site speaks another protocol version or could not read the job")
+    POLICY = (1002, "the site's policy refuses this request")
+    DATA = (1003, "the site's data cannot be used; its operator sees the reason in the site's log")
+    SCHEMA = (1004, "the site's columns or classes do not fit the use case; see the site's log")
+    DIVERGED = (1005, "training diverged at the site: the loss or a weight is not finite")
+    EGRESS = (1006, "the site's egress guard held the reply back; see the site's audit log")
+    INTERNAL = (1099, "the site failed; its operator sees the reason in the site's log")
+
+    @property
+    def code(self) -> int:
+        """Number on the wire."""
+        return self.value[0]
+
+    @property
+    def text(self) -> str:
+        """Fixed text on the wire."""
+        return self.value[1]
+
+    @classmethod
+    def of(cls, error: Exception) -> Refusal:
+        """Map an exception to the one code that may leave."""
+        by_type: tuple[tuple[type[Exception], Refusal], ...] = (
+            (SchemaError, cls.SCHEMA),
+            (DataError, cls.DATA),
+            (PolicyError, cls.POLICY),
+            (DivergedError, cls.DIVERGED),
+            (EgressError, cls.EGRESS),
+            (ReplyError, cls.PROTOCOL),
+        )
+        return next((refusal for kind, refusal in by_type if isinstance(error, kind)), cls.INTERNAL)
+
+    @classmethod
+    def from_code(cls, code: int) -> Refusal | None:
+        """Return the refusal with this code; None for Flower's own codes (a lost node)."""
+        return next((refusal for refusal in cls if refusal.code == code), None)
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything a site needs to know of a run; the same string in every message of it.
+
+    Parameters
+    ----------
+    task : str
+        Name in ``tasks.registry``.
+    schema : mapping
+        The use case's schema as plain JSON values.
+    strategy : str
+        Name of the strategy's client half in ``strategies.registry``.
+    fitted : mapping or None
+        Finalised preprocessing; ``None`` until the fit exchange is done.
+    """
+
+    task: str
+    schema: Mapping[str, Any]
+    model: ModelSpec
+    train: TrainConfig
+    strategy: str = "fedavg"
+    seed: int = 0
+    split_seed: int = 0
+    fitted: Mapping[str, Any] | None = None
+    protocol: int = PROTOCOL
+
+    def to_json(self) -> str:
+        """Serialise; floats keep every bit."""
+        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+
+    @staticmethod
+    def from_json(text: str) -> Job:
+        """Parse (cached: a run sends the same text every time).
+
+        Raises
+        ------
+        ReplyError
+            If the text is not a job of this protocol version.
+        """
+        return _parse_job(text)
+
+
+@lru_cache(maxsize=16)
+def _parse_job(text: str) -> Job:
+    try:
+        raw = json.loads(text)
+        if raw.get("protocol") != PROTOCOL:
+            raise ReplyError(f"job has protocol {raw.get('protocol')!r}, this side has {PROTOCOL}")
+        known = {f.name for f in fields(Job)}
+        if unknown := set(raw) - known:
+            raise ReplyError(f"job has unknown keys {sorted(unknown)}")
+        raw["model"] = ModelSpec(**raw["model"])
+        raw["train"] = TrainConfig(**raw["train"])
+        return Job(**raw)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ReplyError(f"job cannot be read: {error}") from error
+
+
+@dataclass(frozen=True)
+class SiteReply:
+    """A site's answer to ``query.describe`` and ``query.fit``."""
+
+    name: str
+    num_train: int
+    num_holdout: int
+    stats: Stats = field(default_factory=Stats)
+
+    def to_records(self) -> RecordDict:
+        """Encode for the wire."""
+        records = RecordDict(
+            {
+                SITE: ConfigRecord({NAME: self.name}),
+                METRICS: MetricRecord({NUM_TRAIN: self.num_train, NUM_HOLDOUT: self.num_holdout}),
+            }
+        )
+        if len(self.stats):
+            records[STATS] = pack_arrays(self.stats)
+        return records
+
+    @staticmethod
+    def from_records(records: RecordDict) -> SiteReply:
+        """Decode; ``ReplyError`` when a record or key is missing or of another type."""
+        try:
+            metrics = records.metric_records[METRICS]
+            name = records.config_records[SITE][NAME]
+            if not isinstance(name, str) or not name:
+                raise ReplyError("the site sent no name")
+            stats = records.array_records.get(STATS)
+            return SiteReply(
+                name,
+                _count(metrics, NUM_TRAIN),
+                _count(metrics, NUM_HOLDOUT),
+                Stats(unpack_arrays(stats)) if stats is not None else Stats(),
+            )
+        except KeyError as error:
+            raise ReplyError(f"reply lacks {error}") from error
+
+
+@dataclass(frozen=True)
+class TrainReply:
+    """A site's trained weights (a summand once multiplied by ``num_examples``)."""
+
+    arrays: Arrays
+    num_examples: int
+    num_steps: int = 0
+    loss: float = 0.0
+
+    def to_records(self) -> RecordDict:
+        """Encode for the wire."""
+        metrics = MetricRecord(
+            {NUM_EXAMPLES: self.num_examples, NUM_STEPS: self.num_steps, LOSS: self.loss}
+        )
+        return RecordDict({ARRAYS: pack_arrays(self.arrays), METRICS: metrics})
+
+
+@dataclass(frozen=True)
+class EvaluateReply:
+    """A site's metric summands."""
+
+    stats: Stats
+    num_examples: int
+
+    def to_records(self) -> RecordDict:
+        """Encode for the wire."""
+        metrics = MetricRecord({NUM_EXAMPLES: self.num_examples})
+        return RecordDict({STATS: pack_arrays(self.stats), METRICS: metrics})
+
+    @staticmethod
+    def from_records(records: RecordDict) -> EvaluateReply:
+        """Decode; ``ReplyError`` when a record or key is missing or of another type."""
+        try:
+            count = _count(records.metric_records[METRICS], NUM_EXAMPLES)
+            return EvaluateReply(Stats(unpack_arrays(records.array_records[STATS])), count)
+        except KeyError as error:
+            raise ReplyError(f"reply lacks {error}") from error
+
+
+def request(job: str, server_round: int = 0, arrays: ArrayRecord | None = None) -> RecordDict:
+    """Build the content of a request; the same object may go to every site."""
+    records = RecordDict({CONFIG: ConfigRecord({JOB: job, ROUND: server_round})})
+    if arrays is not None:
+        records[ARRAYS] = arrays
+    return records
+
+
+def config_of(message: Message) -> ConfigRecord:
+    """Return a request's configuration.
+
+    Raises
+    ------
+    ReplyError
+        If the message carries none, or no job.
+    """
+    config = message.content.config_records.get(CONFIG)
+    if config is None or not isinstance(config.get(JOB), str):
+        raise ReplyError(f"message '{message.metadata.message_type}' carries no job")
+    return config
+
+
+def refusal(error: Exception, message: Message) -> Message:
+    """Answer ``message`` with the fixed code for ``error``; its text stays at the site."""
+    why = Refusal.of(error)
+    return Message(Error(why.code, why.text), reply_to=message)
+
+
+def pack_arrays(arrays: Mapping[str, Any]) -> ArrayRecord:
+    """Encode named numpy arrays."""
+    return ArrayRecord({name: Array(np.asarray(a, order="C")) for name, a in arrays.items()})
+
+
+def unpack_arrays(record: ArrayRecord) -> Arrays:
+    """Decode named numpy arrays.
+
+    Raises
+    ------
+    ReplyError
+        If an array's bytes do not match what it declares.
+    """
+    arrays: Arrays = {}
+    for name, array in record.items():
+        try:
+            value = array.numpy()
+        except Exception as error:
+            raise ReplyError(f"array '{name}' cannot be decoded") from error
+        if list(value.shape) != list(array.shape) or str(value.dtype) != array.dtype:
+            raise ReplyError(f"array '{name}' does not hold what it declares")
+        arrays[name] = value
+    return arrays
+
+
+def payload_bytes(records: RecordDict) -> int:
+    """Return the array bytes and the text bytes of a message's content."""
+    total = sum(len(a.data) for record in records.array_records.values() for a in record.values())
+    for config in records.config_records.values():
+        total += sum(len(v) for v in config.values() if isinstance(v, str | bytes))
+    return total
+
+
+def _count(metrics: MetricRecord, key: str) -> int:
+    value = metrics[key]
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ReplyError(f"'{key}' must be a count, got {value!r}")
+    return value

@@ -1,0 +1,56 @@
+"""Client halves by name: the only code that a server can ask a site to run."""
+
+from __future__ import annotations
+
+import importlib
+from functools import lru_cache
+from typing import cast
+
+from strategies.local import ClientHalf
+from tasks.errors import PolicyError
+
+CLIENT_HALVES = {
+    "fedavg": "strategies.fedavg:local_update",
+}
+DEFAULT = "fedavg"
+
+
+def client_half_name(strategy: object) -> str:
+    """Return the name of a server half's client half; plain local training if it names none."""
+    return str(getattr(strategy, "client_half", DEFAULT))
+
+
+@lru_cache
+def client_half(name: str, custom_code: bool = False) -> ClientHalf:
+    """Load a client half.
+
+    Parameters
+    ----------
+    name : str
+        A name in ``CLIENT_HALVES``, or ``module:function`` for a researcher's own.
+    custom_code : bool
+        Whether the site allows code outside this package (it must be installed at the site).
+
+    Raises
+    ------
+    PolicyError
+        If the name is unknown, or names code that the site does not allow.
+    """
+    path = CLIENT_HALVES.get(name)
+    if path is None:
+        if ":" not in name:
+            raise PolicyError(
+                f"strategy '{name}' has no client half here; known: {sorted(CLIENT_HALVES)}"
+            )
+        if not custom_code:
+            raise PolicyError(
+                f"client half '{name}' is custom code; to allow it set policy.custom_code: true"
+            )
+        path = name
+    module, _, function = path.partition(":")
+    try:
+        return cast(ClientHalf, getattr(importlib.import_module(module), function))
+    except (ImportError, AttributeError) as error:
+        raise PolicyError(
+            f"client half '{name}' is not installed at this site: {error}"
+        ) from error
