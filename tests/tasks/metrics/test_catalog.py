@@ -1,5 +1,7 @@
 """The catalogue names every metric once and helps with misspellings."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -64,3 +66,9 @@ def test_unknown_kind_is_refused():
 def test_ambiguous_class_names_are_refused(classes):
     with pytest.raises(ConfigError, match="ambiguous"):
         metric_names("classification", classes)
+
+
+def test_every_metric_is_documented():
+    text = (Path(__file__).parents[3] / "docs" / "metrics.md").read_text(encoding="utf-8")
+    names = metric_names("classification", ["<class>"]) + metric_names("regression")
+    assert [name for name in names if f"`{name}`" not in text] == []
