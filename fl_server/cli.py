@@ -9,7 +9,6 @@ from pathlib import Path
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -38,7 +37,7 @@ def _run(config: DictConfig) -> float | None:
         outcome = launch(run)
         write_atomically(folder / "config.yaml", resolved)
     except FedleagueError as error:
-        _remove_if_empty(folder, sweep=job.mode == RunMode.MULTIRUN)
+        _remove_if_empty(folder)
         # Hydra announces whatever a job raises on stderr; ``main`` raises it instead.
         _failures.append(error)
         return None
@@ -61,10 +60,10 @@ def main() -> None:
             raise _failures[0]
 
 
-def _remove_if_empty(folder: Path, *, sweep: bool) -> None:
+def _remove_if_empty(folder: Path) -> None:
     """Leave nothing behind when a run could not start."""
-    for path in (folder, *([folder.parent] if sweep else [])):
-        if path.is_dir() and not any(path.iterdir()):
+    for path in (folder, folder.parent):
+        if path.is_dir() and path != Path.cwd() and not any(path.iterdir()):
             path.rmdir()
 
 
