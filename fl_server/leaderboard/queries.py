@@ -3,33 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, Executable, and_, or_, select
 from sqlalchemy.orm import Session
 
-from fl_server.leaderboard import ranking, views
+from fl_server.leaderboard import ranking, standings, views
 from fl_server.leaderboard.tables import Metric, Round, Run, Site, SiteRecord, Submission, UseCase
-from fl_server.records import ScoreRule
-
-NUM_TOP_ENTRIES = 5
-
-Cells = dict[str, views.CellView]
-"""A run's cells, by ``scope/metric`` name."""
-
-
-@dataclass(frozen=True)
-class _Standing:
-    """A run as ``ranking.rank`` takes it."""
-
-    head: Any
-    score: float | None
-    submitted_at: datetime
-
-
-Places = list[ranking.Ranked[_Standing]]
 
 
 def usecase(session: Session, slug: str) -> UseCase | None:
@@ -43,24 +23,28 @@ def usecases(session: Session) -> list[views.UseCaseView]:
     heads: dict[int, list[Any]] = defaultdict(list)
     for head in _heads(session):
         heads[head.usecase_id].append(head)
-    return [_usecase_view(case, _places(heads[case.id], case)) for case in found]
+    return [standings.usecase_view(case, standings.places(heads[case.id], case)) for case in found]
 
 
 def usecase_view(session: Session, case: UseCase) -> views.UseCaseView:
     """Return one use case."""
-    return _usecase_view(case, _places(_heads(session, Run.usecase_id == case.id), case))
+    return standings.usecase_view(
+        case, standings.places(_heads(session, Run.usecase_id == case.id), case)
+    )
 
 
 def leaderboard(session: Session, case: UseCase) -> views.LeaderboardView:
     """Return a use case's ranking, best first."""
-    places = _places(_heads(session, Run.usecase_id == case.id), case)
+    places = standings.places(_heads(session, Run.usecase_id == case.id), case)
     curves = _curves(session, case.id)
     cells = _cells(session, case)
     entries = [
-        _entry(place, case, curves.get(place.row.head.id, []), cells.get(place.row.head.id, {}))
+        standings.entry(
+            place, case, curves.get(place.row.head.id, []), cells.get(place.row.head.id, {})
+        )
         for place in places
     ]
-    return views.LeaderboardView(_usecase_view(case, places), len(entries), entries)
+    return views.LeaderboardView(standings.usecase_view(case, places), len(entries), entries)
 
 
 def run(session: Session, run_id: int) -> views.RunView | None:
@@ -161,91 +145,6 @@ def _heads(session: Session, *where: ColumnElement[bool]) -> list[Any]:
     return _all(session, statement)
 
 
-def _places(heads: list[Any], case: UseCase) -> Places:
-    """Rank runs; a failed one, or one scored by something else, has no comparable score."""
-    standings = [
-        _Standing(
-            head,
-            head.final_score
-            if head.status != "failed" and head.score_name == case.score_name
-            else None,
-            head.created_at,
-        )
-        for head in heads
-    ]
-    return ranking.rank(standings, ScoreRule(case.score_name, case.score_direction))
-
-
-def _usecase_view(case: UseCase, places: Places) -> views.UseCaseView:
-    best = [place.row for place in places if place.rank is not None]
-    return views.UseCaseView(
-        id=case.id,
-        title=case.title,
-        slug=case.slug,
-        description=case.description,
-        task_type=case.task,
-        score_formula_display=case.score_name,
-        score_direction=case.score_direction,
-        subgroup_columns=case.subgroup_columns,
-        progress_status="Active",
-        total_participants=len({place.row.head.team for place in places}),
-        total_runs=len(places),
-        num_running=sum(place.row.head.status == "running" for place in places),
-        high_score=best[0].score if best else None,
-        top_leaderboard_entries=[
-            views.TopEntryView(item.head.id, item.head.team, item.score)
-            for item in best[:NUM_TOP_ENTRIES]
-        ],
-        created_date=case.created_at,
-        updated_date=case.updated_at,
-    )
-
-
-def _entry(
-    place: ranking.Ranked[_Standing], case: UseCase, recorded: list[Any], cells: Cells
-) -> views.EntryView:
-    head, last = place.row.head, recorded[-1] if recorded else None
-    return views.EntryView(
-        id=head.id,
-        rank=place.rank,
-        team_name=head.team,
-        model=head.model,
-        params=head.params,
-        num_parameters=head.num_parameters,
-        claimed_score=head.claimed,
-        baseline_score=head.baseline_score,
-        final_score=head.final_score,
-        improvement=ranking.improvement(
-            head.baseline_score, head.final_score, case.score_direction
-        ),
-        subgroups={
-            name: cells.get(name, views.CellView(absent="not measured"))
-            for name in case.subgroup_columns
-        },
-        strategy=head.strategy,
-        status=head.status,
-        note="" if place.rank else _note(head, case, cells.get(case.score_name)),
-        num_rounds=head.num_rounds,
-        num_rounds_done=head.num_rounds_done,
-        num_sites=last.num_sites if last else 0,
-        num_sites_ok=last.num_sites_ok if last else 0,
-        curve=[(item.round, item.score) for item in recorded],
-        created_date=head.started_at,
-        updated_date=head.updated_at,
-    )
-
-
-def _note(head: Any, case: UseCase, score: views.CellView | None) -> str:
-    """Say why a run has no place."""
-    if head.status == "failed":
-        return head.reason or "the run failed"
-    if head.score_name != case.score_name:
-        return f"scored by {head.score_name}, not by {case.score_name}"
-    if head.final_round is None:
-        return "no round finished yet" if head.status == "running" else "no round finished"
-    return (score.absent if score else None) or "the score is absent"
-
-
 def _curves(session: Session, usecase_id: int) -> dict[int, list[Any]]:
     """Return every run's rounds, in order."""
     statement = (
@@ -260,7 +159,7 @@ def _curves(session: Session, usecase_id: int) -> dict[int, list[Any]]:
     return curves
 
 
-def _cells(session: Session, case: UseCase) -> dict[int, Cells]:
+def _cells(session: Session, case: UseCase) -> dict[int, standings.Cells]:
     """Return the final round's score and declared columns of every run."""
     names = {(*_split(name),): name for name in (case.score_name, *case.subgroup_columns)}
     statement = (
@@ -272,7 +171,7 @@ def _cells(session: Session, case: UseCase) -> dict[int, Cells]:
             or_(*(and_(Metric.scope == scope, Metric.name == name) for scope, name in names)),
         )
     )
-    cells: dict[int, Cells] = defaultdict(dict)
+    cells: dict[int, standings.Cells] = defaultdict(dict)
     for run_id, scope, name, value, absent in _all(session, statement):
         cells[run_id][names[scope, name]] = views.CellView(value, absent)
     return cells

@@ -1,0 +1,115 @@
+"""From the rows that the queries return to ranked views; pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from fl_server.leaderboard import ranking, views
+from fl_server.leaderboard.tables import UseCase
+from fl_server.records import ScoreRule
+
+NUM_TOP_ENTRIES = 5
+
+Cells = dict[str, views.CellView]
+"""A run's cells, by ``scope/metric`` name."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A run as ``ranking.rank`` takes it."""
+
+    head: Any
+    score: float | None
+    submitted_at: datetime
+
+
+Places = list[ranking.Ranked[Standing]]
+
+
+def places(heads: list[Any], case: UseCase) -> Places:
+    """Rank runs; a failed one, or one scored by something else, has no comparable score."""
+    standings = [
+        Standing(
+            head,
+            head.final_score
+            if head.status != "failed" and head.score_name == case.score_name
+            else None,
+            head.created_at,
+        )
+        for head in heads
+    ]
+    return ranking.rank(standings, ScoreRule(case.score_name, case.score_direction))
+
+
+def usecase_view(case: UseCase, ranked: Places) -> views.UseCaseView:
+    """Sum a use case up."""
+    best = [place.row for place in ranked if place.rank is not None]
+    return views.UseCaseView(
+        id=case.id,
+        title=case.title,
+        slug=case.slug,
+        description=case.description,
+        task_type=case.task,
+        score_formula_display=case.score_name,
+        score_direction=case.score_direction,
+        subgroup_columns=case.subgroup_columns,
+        progress_status="Active",
+        total_participants=len({place.row.head.team for place in ranked}),
+        total_runs=len(ranked),
+        num_running=sum(place.row.head.status == "running" for place in ranked),
+        high_score=best[0].score if best else None,
+        top_leaderboard_entries=[
+            views.TopEntryView(item.head.id, item.head.team, item.score)
+            for item in best[:NUM_TOP_ENTRIES]
+        ],
+        created_date=case.created_at,
+        updated_date=case.updated_at,
+    )
+
+
+def entry(
+    place: ranking.Ranked[Standing], case: UseCase, recorded: list[Any], cells: Cells
+) -> views.EntryView:
+    """Return one line of the ranking from its place, its rounds and its final cells."""
+    head, last = place.row.head, recorded[-1] if recorded else None
+    return views.EntryView(
+        id=head.id,
+        rank=place.rank,
+        team_name=head.team,
+        model=head.model,
+        params=head.params,
+        num_parameters=head.num_parameters,
+        claimed_score=head.claimed,
+        baseline_score=head.baseline_score,
+        final_score=head.final_score,
+        improvement=ranking.improvement(
+            head.baseline_score, head.final_score, case.score_direction
+        ),
+        subgroups={
+            name: cells.get(name, views.CellView(absent="not measured"))
+            for name in case.subgroup_columns
+        },
+        strategy=head.strategy,
+        status=head.status,
+        note="" if place.rank else _note(head, case, cells.get(case.score_name)),
+        num_rounds=head.num_rounds,
+        num_rounds_done=head.num_rounds_done,
+        num_sites=last.num_sites if last else 0,
+        num_sites_ok=last.num_sites_ok if last else 0,
+        curve=[(item.round, item.score) for item in recorded],
+        created_date=head.started_at,
+        updated_date=head.updated_at,
+    )
+
+
+def _note(head: Any, case: UseCase, score: views.CellView | None) -> str:
+    """Say why a run has no place."""
+    if head.status == "failed":
+        return head.reason or "the run failed"
+    if head.score_name != case.score_name:
+        return f"scored by {head.score_name}, not by {case.score_name}"
+    if head.final_round is None:
+        return "no round finished yet" if head.status == "running" else "no round finished"
+    return (score.absent if score else None) or "the score is absent"
