@@ -138,7 +138,8 @@ def _csv(path: Path, name: str, missing: tuple[str, ...], is_text: Callable[[str
         _check_widths(path, name)
         reason = str(error).splitlines()[0].removeprefix("Error tokenizing data. C error: ")
         raise DataError(f"{name} is not a readable CSV file ({reason}); correct it") from None
-    if len(frame) and frame.iloc[:, -1].isna().any():  # where a short row would show
+    last = frame.iloc[:, -1]
+    if (last.isna() | last.eq("")).any():  # pandas fills short rows up, which shows here
         _check_widths(path, name)
     return Table(frame, name, path)
 

@@ -100,9 +100,8 @@ def build_model(spec: ModelSpec, encoder: Encoder, seed: int) -> TabularModel:
             raise ConfigError(
                 f"model '{spec.name}' has no parameter '{key}'{suggest(key, defaults)}"
             )
-    with torch.device("meta"):  # draws nothing from the global generator
+    with torch.random.fork_rng(devices=[]):  # layers draw from the global generator when made
         module = build(len(encoder.feature_names), encoder.num_outputs, {**defaults, **spec.params})
-    module.to_empty(device="cpu")
     _initialise(module, seed, zeros=spec.params.get("init") == "zeros")
     module.eval()
     return TabularModel(module, encoder)

@@ -21,6 +21,7 @@ from tasks.tabular.schema import suggest
 
 Gradients = tuple[torch.Tensor, ...]
 Step = Callable[[Gradients], None]
+LARGEST = 1e30
 
 
 def train_model(
@@ -102,8 +103,8 @@ def _check(config: TrainConfig) -> None:
             raise ConfigError(f"train.{key} is {value!r}; expected a whole number from {low}")
     for key in ("lr", "momentum", "weight_decay", "grad_clip"):
         value = getattr(config, key)
-        if value is not None and not 0.0 <= value < math.inf:
-            raise ConfigError(f"train.{key} is {value!r}; expected a finite number from 0")
+        if value is not None and not 0.0 <= value <= LARGEST:
+            raise ConfigError(f"train.{key} is {value!r}; expected a number from 0 to {LARGEST:g}")
 
 
 def _diverged(what: str, value: float, steps: int) -> DivergedError:

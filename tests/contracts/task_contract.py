@@ -1,0 +1,182 @@
+"""What every task adapter must do, whatever it learns.
+
+A test module of one task subclasses ``TaskContract``, names it ``Test...`` and gives three
+fixtures: ``task``, ``sources`` (at least two sites) and ``spec`` (a model with few weights).
+"""
+
+import json
+
+import numpy as np
+import pytest
+
+from tasks.contract import LocalObjective, ModelSpec, ScoreCard, TrainConfig
+from tasks.errors import ConfigError, DivergedError, ReplyError
+from tasks.stats import Stats
+
+CONFIG = TrainConfig(optimizer="sgd", lr=0.05, batch_size=8, local_epochs=2)
+NONE = LocalObjective()
+
+
+def assert_same(left, right):
+    assert list(left) == list(right)
+    for name in left:
+        np.testing.assert_array_equal(left[name], right[name], err_msg=name)
+
+
+def assert_close(left, right):
+    """Compare JSON values; numbers to 1e-12 relative, since sums depend on their order."""
+    if isinstance(left, dict):
+        assert list(left) == list(right)
+        left, right = list(left.values()), list(right.values())
+    if isinstance(left, list):
+        assert len(left) == len(right)
+        for one, other in zip(left, right, strict=True):
+            assert_close(one, other)
+    else:
+        assert left == (right if isinstance(right, str) else pytest.approx(right, rel=1e-12))
+
+
+class TaskContract:
+    @pytest.fixture
+    def sites(self, task, sources):
+        return [task.read(source, 7) for source in sources]
+
+    @pytest.fixture
+    def fitted(self, task, sites):
+        return task.prepare(Stats.total(task.fit(site, 1) for site in sites))
+
+    @pytest.fixture
+    def model(self, task, spec, fitted):
+        return task.build(spec, fitted, 3)
+
+    def test_read_is_deterministic(self, task, sources, sites):
+        for source, site in zip(sources, sites, strict=True):
+            again = task.read(source, 7)
+            assert (again.num_train, again.num_holdout) == (site.num_train, site.num_holdout)
+            assert site.num_train > 0
+            assert site.num_holdout > 0
+            assert all(isinstance(note, str) for note in site.notes)
+            for name, array in task.fit(site, 1).items():
+                np.testing.assert_array_equal(array, task.fit(again, 1)[name])
+
+    def test_fitted_is_plain_json_and_independent_of_the_order_of_sites(self, task, sites, fitted):
+        assert json.loads(json.dumps(fitted, allow_nan=False)) == fitted
+        reverse = task.prepare(Stats.total(task.fit(site, 1) for site in reversed(sites)))
+        assert_close(reverse, fitted)
+
+    def test_fitted_survives_the_wire(self, task, spec, fitted, model, sites):
+        again = task.build(spec, json.loads(json.dumps(fitted)), 3)
+        assert_same(again.arrays(), model.arrays())
+        assert_same(task.evaluate(again, sites[0]), task.evaluate(model, sites[0]))
+
+    def test_build_depends_on_the_seed_only(self, task, spec, fitted, model):
+        assert_same(task.build(spec, fitted, 3).arrays(), model.arrays())
+        other = task.build(spec, fitted, 4).arrays()
+        assert any((other[name] != array).any() for name, array in model.arrays().items())
+
+    def test_unknown_model_and_parameter_are_config_errors(self, task, spec, fitted):
+        with pytest.raises(ConfigError, match="does not exist"):
+            task.build(ModelSpec("no_such_model"), fitted, 0)
+        with pytest.raises(ConfigError, match="no_such_parameter"):
+            task.build(ModelSpec(spec.name, {"no_such_parameter": 1}), fitted, 0)
+
+    def test_arrays_are_copies_and_load_restores_them(self, model):
+        before = model.arrays()
+        changed = model.arrays()
+        for array in changed.values():
+            array += 1
+        assert_same(model.arrays(), before)
+        model.load(changed)
+        assert_same(model.arrays(), changed)
+        for array in changed.values():
+            array.setflags(write=False)  # as decoded from a message
+        model.load(changed)
+
+    def test_load_refuses_other_names_shapes_and_dtypes(self, model):
+        arrays = model.arrays()
+        name = next(iter(arrays))
+        wrong = [
+            {k: v for k, v in arrays.items() if k != name},
+            {**arrays, "surplus": arrays[name]},
+            {**arrays, name: arrays[name][..., None]},
+            {**arrays, name: arrays[name].astype(np.float64)},
+        ]
+        for candidate in wrong:
+            with pytest.raises(ReplyError):
+                model.load(candidate)
+            assert_same(model.arrays(), arrays)
+
+    def test_training_is_deterministic_and_starts_from_loaded_weights(self, task, model, sites):
+        start = model.arrays()
+        first = task.train(model, sites[0], CONFIG, NONE, 11)
+        assert_same(model.arrays(), first.arrays)
+        task.train(model, sites[1], CONFIG, NONE, 12)
+        model.load(start)
+        second = task.train(model, sites[0], CONFIG, NONE, 11)
+        assert_same(first.arrays, second.arrays)
+        assert first.loss == second.loss
+        assert {n: (a.shape, a.dtype) for n, a in start.items()} == {
+            n: (a.shape, a.dtype) for n, a in first.arrays.items()
+        }
+
+    def test_outcome_counts_rows_and_steps(self, task, model, sites):
+        outcome = task.train(model, sites[0], CONFIG, NONE, 1)
+        assert outcome.num_examples == sites[0].num_train
+        assert outcome.num_steps == 2 * -(-sites[0].num_train // CONFIG.batch_size)
+        limited = task.train(model, sites[0], TrainConfig(batch_size=4, local_steps=3), NONE, 1)
+        assert limited.num_steps == 3
+        assert np.isfinite(limited.loss)
+
+    def test_training_lowers_the_loss(self, task, model, sites):
+        one = TrainConfig(lr=0.05, batch_size=16)
+        losses = [task.train(model, sites[0], one, NONE, seed).loss for seed in range(6)]
+        assert losses[-1] < losses[0]
+
+    def test_divergence_is_an_error(self, task, model, sites):
+        model.load({name: np.full_like(array, 1e38) for name, array in model.arrays().items()})
+        with pytest.raises(DivergedError):
+            task.train(model, sites[0], CONFIG, NONE, 1)
+
+    def test_a_strong_proximal_term_keeps_weights_near_the_anchor(self, task, model, sites):
+        start = model.arrays()
+        config = TrainConfig(lr=0.01, local_epochs=5)
+        free = task.train(model, sites[0], config, NONE, 1).arrays
+        model.load(start)
+        objective = LocalObjective(proximal_mu=50.0, anchor=start)
+        near = task.train(model, sites[0], config, objective, 1).arrays
+
+        def distance(arrays):
+            return sum(float(((arrays[n] - start[n]) ** 2).sum()) for n in start)
+
+        assert distance(near) < 0.5 * distance(free)
+
+    def test_evaluation_sends_summands_only_and_changes_nothing(self, task, model, sites):
+        before = model.arrays()
+        stats = task.evaluate(model, sites[0])
+        assert_same(model.arrays(), before)
+        assert_same(task.evaluate(model, sites[0]), stats)
+        assert all(name.split("/")[0] in SCOPES for name in stats)
+        for array in stats.values():
+            assert array.dtype in (np.int64, np.float64)
+            assert np.isfinite(array).all()
+
+    def test_pooled_scores_are_plain_and_each_metric_is_present_or_absent(
+        self, task, model, sites, fitted
+    ):
+        pooled = Stats.total(task.evaluate(model, site) for site in sites)
+        card = task.finalise(pooled, fitted)
+        assert isinstance(card, ScoreCard)
+        for scores in (card.overall, *card.subgroups.values(), *card.blocks.values()):
+            assert scores.values or scores.absent
+            assert not scores.values.keys() & scores.absent.keys()
+            assert all(isinstance(v, float) and np.isfinite(v) for v in scores.values.values())
+            json.dumps([scores.values, scores.absent, scores.bounds, scores.arrays])
+        json.dumps(card.attributions)
+
+    def test_finalise_of_nothing_has_absent_metrics_only(self, task, fitted):
+        card = task.finalise(Stats(), fitted)
+        assert not card.overall.values
+        assert card.overall.absent
+
+
+SCOPES = {"overall", "subgroups", "blocks", "attributions"}
