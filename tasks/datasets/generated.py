@@ -21,7 +21,7 @@ DISEASE_COUNTS = (165, 89, 66)
 NUM_CFTR, NUM_SMN1, NUM_VISITS = 120, 22, 9
 CFTR_CARRIER_RATES = (0.20, 0.08)
 """Carrier rate of the 30 informative CFTR variants in CF, and of every other variant and row."""
-SMN1_CARRIER_RATES = (0.22, 0.06)
+SMN1_CARRIER_RATES = (0.30, 0.06)
 """Carrier rate of the SMN1 variants in SMA, and elsewhere."""
 MISSED_VISIT_SHARE = 0.04
 """Share of missing clinical values at the last visit; rises linearly from none at the first."""
