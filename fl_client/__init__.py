@@ -1,0 +1,1 @@
+"""The edge node: policy, egress guard, audit log, resident client."""

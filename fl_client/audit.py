@@ -31,7 +31,9 @@ def write_line(path: Path | None, line: Mapping[str, Any]) -> None:
 
 def describe(message: Message) -> dict[str, Any]:
     """Return who asked what: run, round and message type."""
-    config = next(iter(message.content.config_records.values()), {}) if message.has_content() else {}
+    config = (
+        next(iter(message.content.config_records.values()), {}) if message.has_content() else {}
+    )
     return {
         "run": message.metadata.run_id,
         "round": config.get(ROUND),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,9 @@ def _run(config: DictConfig) -> None:
         )
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None) or "an option"
-        raise ConfigError(f"{key} must be given: fl-client site=site.yaml server=HOST:PORT") from None
+        raise ConfigError(
+            f"{key} must be given: fl-client site=site.yaml server=HOST:PORT"
+        ) from None
     _serve(raw)
 
 
@@ -79,4 +80,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -91,9 +91,13 @@ def _check_weights(sent: ArrayRecord, received: ArrayRecord | None, *, exact: bo
     for name, array in sent.items():
         expected = received.get(name)
         form = (tuple(array.shape), array.dtype)
-        known = form in shapes if expected is None else form == (tuple(expected.shape), expected.dtype)
+        known = (
+            form in shapes if expected is None else form == (tuple(expected.shape), expected.dtype)
+        )
         if not known:
-            raise EgressError(f"weight '{name}' is {array.dtype}{list(array.shape)}, not as received")
+            raise EgressError(
+                f"weight '{name}' is {array.dtype}{list(array.shape)}, not as received"
+            )
         _check_finite(name, array)
 
 

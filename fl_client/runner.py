@@ -62,7 +62,9 @@ def train(
     model = _model(job_text)
     model.load(arrays)
     server_round = config.get("server-round", 0)
-    seed = child_seed(job.seed, "train", site.name, server_round if isinstance(server_round, int) else 0)
+    seed = child_seed(
+        job.seed, "train", site.name, server_round if isinstance(server_round, int) else 0
+    )
     return half(LocalRound(task, model, data, job.train, arrays, config, seed, state, extra))
 
 

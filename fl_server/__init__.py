@@ -1,0 +1,1 @@
+"""The organiser: command lines, runtimes, round loop, leaderboard."""

@@ -17,6 +17,7 @@ from fl_server.config import RunConfig, fingerprint, make_strategy
 from fl_server.enrolment import Enrolment
 from fl_server.progress import Progress
 from fl_server.result import write_result
+from fl_server.roster import settled_nodes
 from fl_server.rounds import Observer, Outcome, RoundLoop
 from strategies.registry import client_half_name
 from strategies.simulated import simulated_sites_file
@@ -33,7 +34,9 @@ def main(grid: Grid, context: Context) -> None:
     from fl_server.compose import compose_run
 
     config = compose_run(context.run_config)
-    write_simulated_sites(context.run_id, config)
+    if config.site_data:
+        config = compose_run(context.run_config, num_nodes=settled_nodes(grid))
+        write_simulated_sites(context.run_id, config)
     execute(grid, config)
 
 
@@ -45,6 +48,7 @@ def execute(grid: Grid, config: RunConfig, progress: Progress | None = None) -> 
     FedleagueError
         Whatever the user can mend, before training where possible.
     """
+    quiet_flower()
     task = load_task(config.usecase.task, config.schema)
     strategy = make_strategy(config.strategy)
     mark = fingerprint(config)

@@ -65,6 +65,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         "fitted": checkpoint.fitted,
         "rounds": [asdict(record) for record in checkpoint.rounds],
         "strategy": checkpoint.strategy_numbers,
+        "order": list(arrays),
         "sha256": _checksum(arrays),
     }
     write_atomically(folder / FILE_NAME, save(arrays, metadata={"state": json.dumps(state)}))
@@ -87,7 +88,8 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     try:
         with safe_open(path, framework="np") as file:
             state = json.loads(file.metadata()["state"])
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            # safetensors sorts names, but some of Flower's strategies go by position
+            arrays = {name: file.get_tensor(name) for name in state["order"]}
     except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
         raise CheckpointError(f"{path}: damaged ({error}); delete it and start anew") from None
     if _checksum(arrays) != state.get("sha256"):

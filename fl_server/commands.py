@@ -84,7 +84,9 @@ def board(
 def check(
     site: Annotated[Path, typer.Option(help="The site's site.yaml.")],
     usecase: Annotated[str, typer.Option(help="Use case whose schema the data must fit.")],
-    override: Annotated[list[str] | None, typer.Option(help="usecase.target=y and the like.")] = None,
+    override: Annotated[
+        list[str] | None, typer.Option(help="usecase.target=y and the like.")
+    ] = None,
 ) -> None:
     """Check a site's data and policy against a use case; nothing leaves this machine."""
     from fl_server.catalogue import job_of
@@ -105,7 +107,9 @@ def check(
 def export_sites(
     usecase: Annotated[str, typer.Option(help="Use case with a bundled or generated table.")],
     out: Annotated[Path, typer.Option(help="Folder to write, one sub-folder a site.")],
-    override: Annotated[list[str] | None, typer.Option(help="data.num_sites=3 and the like.")] = None,
+    override: Annotated[
+        list[str] | None, typer.Option(help="data.num_sites=3 and the like.")
+    ] = None,
 ) -> None:
     """Write a use case's simulated sites as CSV files and site.yaml, to try a deployment."""
     from fl_server.export import write_sites
@@ -130,7 +134,9 @@ def keys_new(
 
 @certs.command("new")
 def certs_new(
-    host: Annotated[list[str], typer.Option(help="Host name or address of the server; repeatable.")],
+    host: Annotated[
+        list[str], typer.Option(help="Host name or address of the server; repeatable.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path(),
     force: Annotated[bool, typer.Option(help="Overwrite existing files.")] = False,
 ) -> None:

@@ -19,19 +19,40 @@ from fl_server.config import RunConfig, freeze
 from tasks.errors import ConfigError
 
 
-def compose_run(run_config: Mapping[str, Any]) -> RunConfig:
-    """Compose from Flower's run config: ``usecase``, ``overrides`` (as on the command line).
+def compose_run(run_config: Mapping[str, Any], num_nodes: int | None = None) -> RunConfig:
+    """Compose from Flower's run config.
+
+    Parameters
+    ----------
+    run_config : mapping
+        ``usecase``; ``overrides``, as on the command line of ``fl-server``; ``folder`` for the
+        results, empty for ``runs/USECASE/TIME``.
+    num_nodes : int or None
+        How many nodes Flower simulates. A shared table is cut into as many sites, unless the
+        overrides say how many, or the sites have names or files of their own.
 
     Raises
     ------
     ConfigError
-        If an override does not exist.
+        If an override does not exist, or there are fewer nodes than sites.
     """
     overrides = shlex.split(str(run_config.get("overrides", "")))
     if not any(o.startswith("usecase=") for o in overrides):
         overrides.insert(0, f"usecase={run_config.get('usecase', 'breast_cancer')}")
-    folder = str(run_config.get("folder") or "")
-    return compose_overrides(overrides, Path(folder) if folder else None)
+    folder = Path(str(run_config["folder"])) if run_config.get("folder") else None
+    config = compose_overrides(overrides, folder)
+    if num_nodes is None or num_nodes == (num_sites := len(config.site_data)):
+        return config
+    data = config.resolved["data"]
+    counted = any(o.lstrip("+").startswith("data.num_sites=") for o in overrides)
+    if not (counted or data["names"] or data["sites"]):
+        return compose_overrides([*overrides, f"data.num_sites={num_nodes}"], folder)
+    if num_nodes < num_sites:
+        raise ConfigError(
+            f"{num_sites} sites need as many simulated nodes, there are {num_nodes}; "
+            f"add --federation-config 'num-supernodes={num_sites}'"
+        )
+    return config
 
 
 def compose_overrides(overrides: list[str], folder: Path | None = None) -> RunConfig:

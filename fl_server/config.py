@@ -153,7 +153,9 @@ def make_strategy(config: Mapping[str, Any]) -> Strategy:
     """
     target = config.get("_target_")
     if not target:
-        raise ConfigError("strategy._target_ must name a class, e.g. flwr.serverapp.strategy.FedAvg")
+        raise ConfigError(
+            "strategy._target_ must name a class, e.g. flwr.serverapp.strategy.FedAvg"
+        )
     try:
         accepted = inspect.signature(get_class(str(target))).parameters
         minima = {name: 1 for name in NODE_MINIMA if name in accepted and name not in config}

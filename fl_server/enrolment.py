@@ -122,7 +122,9 @@ class Enrolment:
             except ReplyError as error:
                 log.warning("node %d cannot take part: %s", node_id, error)
                 self.refused.append(
-                    SiteRecord(f"node {node_id}", "fit", "refused", bytes_down=size, reason=str(error))
+                    SiteRecord(
+                        f"node {node_id}", "fit", "refused", bytes_down=size, reason=str(error)
+                    )
                 )
             else:
                 counts = (answer.num_train, answer.num_holdout)

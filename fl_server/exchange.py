@@ -74,7 +74,9 @@ class Exchange:
             batch = self._readdressed(back, outstanding)
         for site in outstanding:
             late = time.monotonic() >= deadline
-            status, reason = ("late", "no reply in time") if late else ("absent", "site dropped out")
+            status, reason = (
+                ("late", "no reply in time") if late else ("absent", "site dropped out")
+            )
             self._note(site, status=status, reason=reason)
 
     def _noted(

@@ -127,7 +127,8 @@ class StreamingGrid(Grid):
         # Visible to the sites only now: none can take away content that a later message shares.
         message_ids = []
         for message, size in prepared:
-            message_id = self._state.store_message_ins(message)
+            known = message.metadata.dst_node_id in self._state.nodes
+            message_id = self._state.store_message_ins(message) if known else None
             if message_id is None:
                 self._state.withdraw([message.metadata.message_id])
             else:

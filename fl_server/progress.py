@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import TracebackType
 
 from rich.console import Console
@@ -20,7 +21,11 @@ SHOWN = {
     "tabular_classification": ("accuracy", "balanced_accuracy", "f1_macro", "auc_roc", "log_loss"),
     "tabular_regression": ("mae", "rmse", "r2", "mbe", "median_absolute_error"),
 }
-ARROWS = {"max": "↑ higher is better", "min": "↓ lower is better", "zero": "→0 closest to 0 is best"}
+ARROWS = {
+    "max": "↑ higher is better",
+    "min": "↓ lower is better",
+    "zero": "→0 closest to 0 is best",
+}
 
 
 class Progress:
@@ -74,9 +79,7 @@ class Progress:
         if record.status != "ok":
             text += f"  {record.status}: {record.reason}"
         next_round = f"round {record.round + 1}"
-        self._bar.update(
-            self._task, completed=record.round + 1, description=next_round, last=text
-        )
+        self._bar.update(self._task, completed=record.round + 1, description=next_round, last=text)
         if not self._console.is_terminal or record.status != "ok":
             name = "baseline" if record.round == 0 else f"round {record.round}"
             self.say(f"  {name:<10} {text}   ({record.seconds:.2f} s)")
@@ -105,13 +108,15 @@ class Progress:
             scope, _, metric = path.rpartition("/")
             old, new = before.get(scope or "overall"), after.get(scope or "overall")
             cells = [
-                "–" if scores is None or metric not in scores.values else f"{scores.values[metric]:.4f}"
+                "–"
+                if scores is None or metric not in scores.values
+                else f"{scores.values[metric]:.4f}"
                 for scores in (old, new)
             ]
             table.add_row(path, *cells, style="bold" if path == rule.name else "")
         return table
 
-    def _shown(self, after: dict[str, object]) -> list[str]:
+    def _shown(self, after: Mapping[str, object]) -> list[str]:
         usecase = self._config.usecase
         paths = [usecase.score.name, *SHOWN.get(usecase.task, ()), *usecase.subgroup_columns]
         classes = self._config.schema.get("classes") or []

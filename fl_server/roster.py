@@ -93,6 +93,19 @@ def wait_for_nodes(grid: Grid, sites: SitesConfig, expected: int) -> list[int]:
     return nodes
 
 
+def settled_nodes(grid: Grid, seconds: float = 60.0) -> int:
+    """Return how many nodes a simulation engine has, once it has registered them all."""
+    deadline = time.monotonic() + seconds
+    before = 0
+    while time.monotonic() < deadline:
+        now = len(list(grid.get_node_ids()))
+        if now and now == before:
+            break
+        before = now
+        time.sleep(POLL_SECONDS)
+    return before
+
+
 class RosterGrid(Grid):
     """A grid that shows a strategy only the run's sites, by name, whatever their node ids."""
 

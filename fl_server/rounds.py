@@ -10,7 +10,7 @@ import logging
 import time
 import traceback
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -31,15 +31,13 @@ from strategies.messages import (
     JOB,
     LOSS,
     ROUND,
-    TRAIN,
-    EvaluateReply,
     pack_arrays,
     request,
     unpack_arrays,
 )
 from strategies.state import restore, snapshot
 from tasks.contract import Arrays, ScoreCard, Task, child_seed
-from tasks.errors import FedleagueError, QuorumError
+from tasks.errors import FedleagueError, QuorumError, ReplyError
 from tasks.stats import Stats
 
 log = logging.getLogger("fedleague.server")
@@ -49,10 +47,10 @@ class Observer(Protocol):
     """Whoever follows a run: the progress display, the leaderboard."""
 
     def enrolled(self, members: list[Member]) -> None:
-        """Called once, when the sites are known."""
+        """Hear, once, who takes part."""
 
     def round_finished(self, record: RoundRecord) -> None:
-        """Called after each round, round 0 included."""
+        """Hear of each finished round, round 0 included."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +87,11 @@ class RoundLoop:
         self._roster = enrolment.roster
 
     def run(
-        self, arrays: Arrays, observers: list[Observer], fingerprint: str, resumed: Checkpoint | None
+        self,
+        arrays: Arrays,
+        observers: list[Observer],
+        fingerprint: str,
+        resumed: Checkpoint | None,
     ) -> Outcome:
         """Run the baseline and the rounds, or what is left of them.
 
@@ -152,6 +154,7 @@ class RoundLoop:
         try:
             new, loss = self._aggregate(number, arrays, exchange)
             status, reason = self._judge(new, exchange)
+            new = _conformed(new, arrays) if new is not None else None
         except FedleagueError as error:
             new, loss, status, reason = None, None, "failed", str(error)
         except Exception as error:
@@ -274,6 +277,24 @@ class RoundLoop:
             if is_better(record.score, best.score, direction, stopping.min_delta):
                 best = record
         return records[-1].round - best.round >= stopping.patience
+
+
+def _conformed(new: Arrays, sent: Arrays) -> Arrays:
+    """Return the aggregated model in the names, shapes and dtypes that the sites know.
+
+    Raises
+    ------
+    ReplyError
+        If the strategy returned other names or shapes.
+    """
+    if new.keys() != sent.keys():
+        raise ReplyError(f"the strategy changed the weights {sorted(new.keys() ^ sent.keys())}")
+    for name, array in new.items():
+        if array.shape != sent[name].shape:
+            raise ReplyError(
+                f"the strategy returned '{name}' as {array.shape}, expected {sent[name].shape}"
+            )
+    return {name: new[name].astype(array.dtype, copy=False) for name, array in sent.items()}
 
 
 def _exhaust(replies: Iterator[Message]) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import logging
+import os
 from pathlib import Path
 from typing import Any
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from fl_server.app import execute, write_simulated_sites
+from fl_server.app import execute, quiet_flower, write_simulated_sites
 from fl_server.config import RunConfig
 from fl_server.progress import Progress
 from fl_server.rounds import Outcome
@@ -18,6 +20,13 @@ from strategies.messages import Job
 from tasks.errors import ConfigError, FedleagueError
 
 SITE_CHECK = "fl_client.check:check_simulated"
+QUIET_RAY = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+"""Ray reads these when it is imported: no statistics sent, no tips printed."""
 
 
 def launch(config: RunConfig) -> Outcome:
@@ -69,11 +78,14 @@ def _simulation(config: RunConfig) -> Outcome:
 
 
 def _ray(config: RunConfig) -> Outcome:
+    for name, value in QUIET_RAY.items():
+        os.environ.setdefault(name, value)
     try:
         import ray  # noqa: F401
         from flwr.simulation import run_simulation
     except ImportError:
         raise ConfigError("runtime=ray needs Ray: pip install 'fedleague[ray]'") from None
+    _check_cores(config)
     check_sites(config)
     outcomes: list[Outcome] = []
     failures: list[FedleagueError] = []
@@ -91,15 +103,29 @@ def _ray(config: RunConfig) -> Outcome:
         "num_cpus": config.runtime["cpus_per_client"],
         "num_gpus": config.runtime["gpus_per_client"],
     }
+    # Errors still show; Flower's notice that run_simulation is deprecated does not.
+    quiet_flower(logging.ERROR)
     run_simulation(
         server,
         load_client_app(CLIENT_APP),
         num_supernodes=len(config.site_data),
-        backend_config={"client_resources": resources},
+        backend_config={
+            "client_resources": resources,
+            "init_args": {"include_dashboard": False, "logging_level": "ERROR"},
+        },
     )
     if failures:
         raise failures[0]
     return outcomes[0]
+
+
+def _check_cores(config: RunConfig) -> None:
+    """Refuse what would leave Ray without a single client; a cluster may have more cores."""
+    wanted, cores = float(config.runtime["cpus_per_client"]), os.cpu_count() or 1
+    if not wanted > 0:
+        raise ConfigError(f"runtime.cpus_per_client must be above 0, got {wanted:g}")
+    if wanted > cores and "RAY_ADDRESS" not in os.environ:
+        raise ConfigError(f"runtime.cpus_per_client is {wanted:g}, this machine has {cores} cores")
 
 
 def _deployment(config: RunConfig) -> Outcome:

@@ -38,7 +38,11 @@ class InProcessGrid(Grid):
     """
 
     def __init__(self, sites: Sequence[Mapping[str, Any]], client_app: str = CLIENT_APP) -> None:
-        TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = RUN_ID, SERVER_NODE, TASK_ID
+        TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = (
+            RUN_ID,
+            SERVER_NODE,
+            TASK_ID,
+        )
         self._app = load_client_app(client_app)
         self._contexts = {
             node_id: _context(node_id, site) for node_id, site in enumerate(sites, start=2)

@@ -1,0 +1,1 @@
+"""How rounds are combined: each strategy's server half and client half in one file."""

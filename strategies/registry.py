@@ -51,6 +51,4 @@ def client_half(name: str, custom_code: bool = False) -> ClientHalf:
     try:
         return cast(ClientHalf, getattr(importlib.import_module(module), function))
     except (ImportError, AttributeError) as error:
-        raise PolicyError(
-            f"client half '{name}' is not installed at this site: {error}"
-        ) from error
+        raise PolicyError(f"client half '{name}' is not installed at this site: {error}") from error
