@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from tasks.contract import DataSource, Partition, child_seed
 from tasks.errors import ConfigError, DataError, SchemaError
+from tasks.partition import partition_rows
 from tasks.tabular.encode import Encoder
 from tasks.tabular.files import DATASET, Table, open_table
 from tasks.tabular.rows import Rows, labelled_rows
@@ -100,6 +101,25 @@ def read_site(source: DataSource, split_seed: int, schema: TabularSchema) -> Tab
     return TabularData(source.name, train, holdout, notes + _notes(train, schema))
 
 
+def site_positions(
+    source: DataSource, split_seed: int, schema: TabularSchema
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return which rows of a shared table a site trains on and which it holds out.
+
+    Raises
+    ------
+    ConfigError
+        If the source has no partition.
+    """
+    if source.partition is None:
+        raise ConfigError(f"site '{source.name}' is not cut from a shared table")
+    rows, index = _part(source.train, schema, source.partition)
+    labels = rows.target[index] if schema.classes else None
+    seed = split_seed if source.split_seed is None else source.split_seed
+    kept, held = split_rows(len(index), labels, source.holdout_fraction, seed)
+    return index[kept], index[held]
+
+
 def split_rows(
     size: int, labels: NDArray[np.int64] | None, fraction: float, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -182,8 +202,7 @@ def _same_columns(train_name: str, train: Rows, holdout_name: str, holdout: Rows
 def _read(source: DataSource, name: str, schema: TabularSchema) -> Rows:
     if source.partition is None:
         return labelled_rows(_open(name, schema), schema)
-    rows, column = _read_shared(name, _stamp(name), schema, source.partition.column)
-    index = _cut(rows.target, column, source.partition)
+    rows, index = _part(name, schema, source.partition)
     if not len(index):
         raise DataError(
             f"{name}: part {source.partition.index} of {source.partition.num_sites} has no rows; "
@@ -192,12 +211,10 @@ def _read(source: DataSource, name: str, schema: TabularSchema) -> Rows:
     return rows.take(index)
 
 
-def _cut(
-    labels: NDArray[Any], column: NDArray[Any] | None, partition: Partition
-) -> NDArray[np.int64]:
-    from tasks.partition import partition_rows
-
-    return np.asarray(partition_rows(labels, column, partition), dtype=np.int64)
+def _part(name: str, schema: TabularSchema, partition: Partition) -> tuple[Rows, NDArray[np.int64]]:
+    """Return a shared table and which of its rows belong to this site."""
+    rows, column = _read_shared(name, _stamp(name), schema, partition.column)
+    return rows, np.asarray(partition_rows(rows.target, column, partition), dtype=np.int64)
 
 
 @lru_cache(maxsize=2)

@@ -64,7 +64,7 @@ def score_card(
 ) -> ScoreCard:
     """Finalise every declared scope; a subgroup without pooled rows has absent metrics only."""
     found = stats.scope("attributions")
-    rows = int(found.get("rows", np.array(0)))
+    rows = int(np.sum(found.get("rows", np.array(0))))
     return ScoreCard(
         overall=finalise(stats.scope("overall")),
         subgroups={g.name: finalise(stats.scope(f"subgroups/{g.name}")) for g in schema.subgroups},

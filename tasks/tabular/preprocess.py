@@ -71,15 +71,16 @@ def prepare(stats: Stats, schema: TabularSchema) -> Fitted:
         If sites have different columns, a column has no value at any site, one class only is
         present, or a feature block is empty.
     """
-    if not int(stats.get("sites", np.array(0))):
+    sites = _number(stats, "sites")
+    if not sites:
         raise SchemaError("no site sent statistics; wait for sites or lower the quorum")
     columns = sorted(_agreed_columns(stats), key=schema.rank)
     _check_blocks(columns, schema)
     numeric = [column for column in columns if not schema.is_categorical(column)]
     categorical = [column for column in columns if schema.is_categorical(column)]
     fitted: dict[str, Any] = {
-        "num_sites": int(stats["sites"]),
-        "num_rows": int(stats["rows"]),
+        "num_sites": sites,
+        "num_rows": _number(stats, "rows"),
         "imputation": schema.imputation,
         "scaler": schema.scaler,
         "columns": columns,
@@ -123,9 +124,9 @@ def _category_stats(rows: Rows, min_group_size: int) -> Stats:
 
 def _agreed_columns(stats: Stats) -> list[str]:
     """Return the columns, which must be those of every site."""
-    sites = int(stats["sites"])
+    sites = _number(stats, "sites")
     sets = {
-        tuple(json.loads(name.removeprefix("columns/"))): int(stats[name])
+        tuple(json.loads(name.removeprefix("columns/"))): _number(stats, name)
         for name in stats
         if name.startswith("columns/")
     }
@@ -166,8 +167,9 @@ def _numeric(stats: Stats, columns: list[str], schema: TabularSchema) -> dict[st
 
 def _vocabulary(stats: Stats, column: str, schema: TabularSchema) -> dict[str, Any]:
     pooled = stats.scope(f"category/{_escape(column)}")
-    values = {_unescape(name): int(n) for name, n in pooled.scope("value").items()}
-    other, missing = (int(pooled.get(name, np.array(0))) for name in ("other", "missing"))
+    found = pooled.scope("value")
+    values = {_unescape(name): _number(found, name) for name in found}
+    other, missing = _number(pooled, "other"), _number(pooled, "missing")
     declared = dict(schema.categories).get(column)
     if declared is None and not values and not other and missing:
         raise _no_value(column)
@@ -189,6 +191,10 @@ def _classes(stats: Stats, schema: TabularSchema) -> dict[str, Any]:
             "add sites or rows with another class"
         )
     return {"classes": list(schema.classes), "class_counts": counts}
+
+
+def _number(stats: Stats, name: str) -> int:
+    return int(np.sum(stats.get(name, np.array(0))))  # the wire may turn shape () into (1,)
 
 
 def _no_value(column: str) -> SchemaError:

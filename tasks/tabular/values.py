@@ -43,7 +43,7 @@ def text_codes(
         Index into ``levels``; -1 where the value is missing.
     levels : tuple of str, sorted
     """
-    codes, uniques = pd.factorize(table.frame[column])
+    codes, uniques = _factorize(table, column)
     texts = [canonical(value) for value in uniques]
     levels = sorted(set(texts).difference(missing))
     index = {level: i for i, level in enumerate(levels)}
@@ -95,7 +95,7 @@ def _blank_tokens(values: NDArray[np.float64], missing: Sequence[str]) -> NDArra
 
 
 def _parse(table: Table, column: str, missing: Sequence[str], cure: str) -> NDArray[np.float64]:
-    codes, uniques = pd.factorize(table.frame[column])
+    codes, uniques = _factorize(table, column)
     lookup = np.full(len(uniques) + 1, np.nan)  # the last one serves code -1
     for code, unique in enumerate(uniques):
         text = canonical(unique)
@@ -109,6 +109,16 @@ def _parse(table: Table, column: str, missing: Sequence[str], cure: str) -> NDAr
             )
         lookup[code] = number
     return lookup[codes]
+
+
+def _factorize(table: Table, column: str) -> tuple[NDArray[np.int64], Sequence[Any]]:
+    try:
+        codes, uniques = pd.factorize(table.frame[column])
+    except TypeError:  # lists or mappings, which Parquet can hold
+        raise DataError(
+            f"{table.origin}, column '{column}' holds nested values; add it to usecase.exclude"
+        ) from None
+    return codes, list(uniques)
 
 
 def _as_float(text: str) -> float | None:

@@ -126,6 +126,9 @@ def test_parquet_errors_and_types(tmp_path):
     frame.assign(day=datetime.datetime(2020, 1, 1)).to_parquet(path)
     with pytest.raises(DataError, match=r"column 'day' holds dates; add it to usecase.exclude"):
         task.read(DataSource("s", str(path)), 0)
+    frame.assign(day=[[1], [2], [3], [4]]).to_parquet(path)
+    with pytest.raises(DataError, match="column 'day' holds nested values"):
+        task.read(DataSource("s", str(path)), 0)
     frame.assign(x=["1", "2", "?", "z"]).to_parquet(path)
     with pytest.raises(DataError, match="row 4, column 'x': 'z' is not a number"):
         task.read(DataSource("s", str(path)), 0)
