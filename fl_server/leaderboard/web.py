@@ -226,6 +226,8 @@ def _make_server(store: Store) -> uvicorn.Server:
 def _listen(host: str, port: int) -> tuple[socket.socket, str]:
     """Bind before the web server does, so that a taken port is one clear line."""
     try:
+        if not 0 <= port <= 65535:  # the look-up would wrap it round
+            raise OverflowError(port)
         kind, _, _, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import sqlite3
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,9 @@ BUSY_SECONDS = 30
 
 VERSION_TABLE = "fedleague_version"
 """Not Alembic's default name: Flower's own state may live in the same database."""
+
+_ONE_AT_A_TIME = threading.Lock()
+"""Alembic keeps its environment in module globals."""
 
 _LOCK_KEY = 0x66656C67  # "felg": any constant that others are unlikely to lock
 
@@ -130,7 +134,7 @@ def upgrade(engine: Engine) -> None:
     with engine.connect() as connection:
         if current_revision(connection) == head:
             return
-    with engine.execution_options(write=True).begin() as connection:
+    with _ONE_AT_A_TIME, engine.execution_options(write=True).begin() as connection:
         if connection.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK_KEY})
         config.attributes["connection"] = connection
