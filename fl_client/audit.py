@@ -31,7 +31,7 @@ def write_line(path: Path | None, line: Mapping[str, Any]) -> None:
 
 def describe(message: Message) -> dict[str, Any]:
     """Return who asked what: run, round and message type."""
-    config = (
+    config: Mapping[str, Any] = (
         next(iter(message.content.config_records.values()), {}) if message.has_content() else {}
     )
     return {

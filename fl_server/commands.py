@@ -13,7 +13,7 @@ from rich.table import Table
 from tasks.exits import friendly_errors
 
 app = typer.Typer(
-    help="Around a federated competition: look at use cases and results, predict, prepare sites.\n\n"
+    help="Look at use cases and results, predict, prepare sites.\n\n"
     "Runs are started with fl-server, sites join with fl-client.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

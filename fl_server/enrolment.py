@@ -140,7 +140,7 @@ class Enrolment:
         return answer
 
     def _check_name(self, name: str, node_id: int) -> None:
-        """A name belongs to one node, until that node is gone."""
+        """Refuse a name that another connected node has."""
         if name not in self.roster:
             return
         owner = self.roster.member(name).node_id
