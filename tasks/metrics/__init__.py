@@ -2,12 +2,17 @@
 
 from tasks.metrics.catalog import MetricInfo, metric_info, metric_names
 from tasks.metrics.classification import classification_stats, finalise_classification
+from tasks.metrics.detection import Detections, detection_stats
+from tasks.metrics.detection_scores import finalise_detection
 from tasks.metrics.regression import finalise_regression, regression_stats
 
 __all__ = [
+    "Detections",
     "MetricInfo",
     "classification_stats",
+    "detection_stats",
     "finalise_classification",
+    "finalise_detection",
     "finalise_regression",
     "metric_info",
     "metric_names",

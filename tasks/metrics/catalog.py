@@ -93,6 +93,27 @@ _REGRESSION = (
     MetricInfo("median_absolute_error", "min", 0, _INF, "median absolute error (binned)"),
     MetricInfo("max_error", "min", 0, _INF, "largest absolute error, rounded up to its bin"),
 )
+_DETECTION = (
+    MetricInfo("map", "max", 0, 1, "mean average precision over IoU .5:.05:.95 (binned)"),
+    MetricInfo("map50", "max", 0, 1, "mean average precision at IoU .5 (binned)"),
+    MetricInfo("map75", "max", 0, 1, "mean average precision at IoU .75 (binned)"),
+    MetricInfo("ar1", "max", 0, 1, "mean recall over IoU .5:.05:.95 with one detection an image"),
+    MetricInfo("ar10", "max", 0, 1, "mean recall over IoU .5:.05:.95 with 10 detections an image"),
+    MetricInfo("ar100", "max", 0, 1, "mean recall over IoU .5:.05:.95 with 100 detections"),
+    MetricInfo("precision", "max", 0, 1, "share of the detections that are right, at IoU .5"),
+    MetricInfo("recall", "max", 0, 1, "share of the objects that are found, at IoU .5"),
+    MetricInfo("f1", "max", 0, 1, "F1 of detections against objects, at IoU .5"),
+    MetricInfo("mean_iou", "max", 0, 1, "mean overlap over all objects; a missed one counts 0"),
+    MetricInfo("mean_giou", "max", -1, 1, "mean generalised overlap; a missed object counts -1"),
+)
+_DETECTION_PER_CLASS = {
+    "ap": "average precision of {0} over IoU .5:.05:.95 (binned)",
+    "ap50": "average precision of {0} at IoU .5 (binned)",
+    "precision": "share of the detections of {0} that are right, at IoU .5",
+    "recall": "share of the objects of {0} that are found, at IoU .5",
+    "f1": "F1 of detections of {0} against its objects, at IoU .5",
+    "iou": "mean overlap over all objects of {0}; a missed one counts 0",
+}
 
 
 def metric_names(kind: str, classes: Sequence[str] = ()) -> list[str]:
@@ -100,9 +121,9 @@ def metric_names(kind: str, classes: Sequence[str] = ()) -> list[str]:
 
     Parameters
     ----------
-    kind : {"classification", "regression"}
+    kind : {"classification", "regression", "detection"}
     classes : sequence of str
-        Class names, for the per-class metrics of a classification.
+        Class names, for the per-class metrics of a classification or detection.
 
     Raises
     ------
@@ -113,7 +134,7 @@ def metric_names(kind: str, classes: Sequence[str] = ()) -> list[str]:
     return list(_table(kind, classes))
 
 
-def metric_info(name: str, classes: Sequence[str] = ()) -> MetricInfo:
+def metric_info(name: str, classes: Sequence[str] = (), kind: str | None = None) -> MetricInfo:
     """Return a metric's direction, range and summary.
 
     Parameters
@@ -121,18 +142,22 @@ def metric_info(name: str, classes: Sequence[str] = ()) -> MetricInfo:
     name : str
     classes : sequence of str
         Class names; per-class metrics such as ``recall_<class>`` are known only with them.
+    kind : str or None
+        One of the kinds of `metric_names`; decides between metrics of one name (``recall_<class>``
+        of a classification and of a detection, which differ in their summary alone).
 
     Raises
     ------
     ConfigError
         If no task produces such a metric; the message names the nearest ones.
     """
-    known = _table("classification", classes) | _table("regression", classes)
+    kinds = (kind,) if kind else ("detection", "regression", "classification")
+    known = {key: info for one in kinds for key, info in _table(one, classes).items()}
     if name in known:
         return known[name]
     near = difflib.get_close_matches(name, known, n=3)
     hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
-    if not classes and name.partition("_")[0] in _PER_CLASS:
+    if not classes and name.partition("_")[0] in _PER_CLASS | _DETECTION_PER_CLASS:
         hint += " (per-class metrics need the use case's classes)"
     raise ConfigError(f"unknown metric '{name}'{hint}")
 
@@ -140,10 +165,17 @@ def metric_info(name: str, classes: Sequence[str] = ()) -> MetricInfo:
 def _table(kind: str, classes: Sequence[str]) -> dict[str, MetricInfo]:
     if kind == "regression":
         return {info.name: info for info in _REGRESSION}
-    if kind != "classification":
-        raise ConfigError(f"unknown kind '{kind}': use 'classification' or 'regression'")
-    infos = {info.name: info for info in _OVERALL}
-    for stem, summary in _PER_CLASS.items():
+    tables = {
+        "classification": (_OVERALL, _PER_CLASS),
+        "detection": (_DETECTION, _DETECTION_PER_CLASS),
+    }
+    if kind not in tables:
+        raise ConfigError(
+            f"unknown kind '{kind}': use 'classification', 'regression' or 'detection'"
+        )
+    overall, per_class = tables[kind]
+    infos = {info.name: info for info in overall}
+    for stem, summary in per_class.items():
         for label in classes:
             name = f"{stem}_{label}"
             if name in infos:
