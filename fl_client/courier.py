@@ -101,6 +101,7 @@ class Courier:
                 public_key=self._wire.public_key, heartbeat_interval=HEARTBEAT_INTERVAL_SECONDS
             ),
             ActivateNodeResponse,
+            timeout_seconds=10.0,
         )
         self.node_id = response.node_id
         self._joined = True

@@ -1,7 +1,8 @@
-"""A site's key, and whom it trusts."""
+"""A site's key, whom it trusts, and what kind of server it has found."""
 
 from __future__ import annotations
 
+import socket
 import ssl
 from pathlib import Path
 
@@ -61,3 +62,15 @@ def speaks_tls(server: str) -> bool:
     except (OSError, ValueError):
         return False
     return True
+
+
+def may_speak_http(server: str) -> bool:
+    """Try whether the first thing a server says is HTTP; silence and absence do not tell."""
+    host, _, port = server.rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=2.0) as connection:
+            connection.sendall(b"GET /health HTTP/1.0\r\n\r\n")
+            said = connection.recv(5)
+    except (OSError, ValueError):
+        return True
+    return not said or said.startswith(b"HTTP/"[: len(said)])

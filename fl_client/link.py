@@ -25,7 +25,13 @@ from flwr.supercore.primitives.asymmetric import public_key_to_bytes, sign_messa
 from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-from fl_client.credentials import check_address, load_key, speaks_tls, tls_context
+from fl_client.credentials import (
+    check_address,
+    load_key,
+    may_speak_http,
+    speaks_tls,
+    tls_context,
+)
 from tasks.errors import LinkError
 
 SESSION_HEADER = "x-fedleague-session"
@@ -261,6 +267,8 @@ class FleetWire:
             raise self._explain_hang_up(error) from error
         except (httpx.ReadError, httpx.WriteError) as error:
             raise self._explain_hang_up(error) from error
+        except httpx.ReadTimeout as error:
+            raise self._explain_hang_up(error) from error
         except httpx.TransportError as error:
             raise Unreachable(type(error).__name__) from error
 
@@ -286,6 +294,8 @@ class FleetWire:
             return LinkError(
                 f"{self.server}: the server wants TLS; run the client with its CA, not insecure"
             )
+        if self.insecure and not may_speak_http(self.server):
+            return self._not_flower("no HTTP")
         return Unreachable(type(error).__name__)
 
 
