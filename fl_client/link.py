@@ -1,8 +1,8 @@
 """The wire between a site and the server: Flower's Fleet API over HTTP, and what can go wrong.
 
-Together with `node` this is the only user of Flower's private names on the client;
-`tests/contracts/test_flower_private_api.py` pins them. Trouble comes in three kinds:
-`Unreachable` may pass by waiting, `Forgotten` by joining again, `LinkError` only by a person.
+`link`, `courier` and `node` are the only users of Flower's private names on the client. Trouble
+comes in three kinds: `Unreachable` may pass by waiting, `Forgotten` by joining again, `LinkError`
+only by a person.
 """
 
 from __future__ import annotations
@@ -139,14 +139,12 @@ class FleetWire:
         ----------
         name : str
             Its path, such as `pull-messages`.
-        request : Protobuf
-            What to ask.
-        response_type : type
-            What to expect.
+        request, response_type : Protobuf, type
+            What to ask and what to expect.
         wait_seconds : float (default: 0.0)
             How long the server may hold the request until there is something to tell.
         timeout_seconds : float, optional
-            How long to wait for an answer in all.
+            How long to wait for an answer.
         """
         timestamp = now().isoformat()
         headers = {

@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import binascii
 from base64 import b64decode
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from flwr.proto.fleet_pb2 import PushMessagesRequest
@@ -26,16 +26,20 @@ from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from fl_server import bundles
+from fl_server.asgi import (
+    OFFER_HEADER,
+    App,
+    Event,
+    Receive,
+    Send,
+    answer,
+    read_body,
+    replay,
+)
 from fl_server.linkstate import WatchedLinkState
-
-Event = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Event]]
-Send = Callable[[Event], Awaitable[None]]
-App = Callable[[Event, Receive, Send], Awaitable[None]]
 
 SESSION_HEADER = b"x-fedleague-session"
 WAIT_HEADER = b"x-fedleague-wait"
-OFFER_HEADER = b"x-fedleague"
 RUN_HEADER = b"x-fedleague-run"
 UPLOAD_HEADER = b"x-fedleague-upload"
 PULL_PATH = "/v1/fedleague/pull-objects"
@@ -43,7 +47,6 @@ PUSH_PATH = "/v1/fedleague/push-objects"
 
 MAX_BODY_BYTES = 64 * 2**20
 MAX_WAIT_SECONDS = 60.0
-MAX_REPLIES_WAITING = 8
 PRESENCE_SECONDS = 3.0
 _KEY_HEADER = FLEET_HTTP_PUBLIC_KEY_HEADER.lower().encode()
 
@@ -57,9 +60,12 @@ class Gate:
         Flower's SuperLink application.
     state : WatchedLinkState
         The link state that the application serves.
+    max_open_replies : int
+        How many replies may be on their way in or wait to be taken out.
     """
 
-    def __init__(self, app: App, state: WatchedLinkState) -> None:
+    def __init__(self, app: App, state: WatchedLinkState, *, max_open_replies: int) -> None:
+        self._max_open_replies = max_open_replies
         self._app = app
         self._state = state
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -68,6 +74,7 @@ class Gate:
         self._waiting: dict[int, set[asyncio.Event]] = {}
         self._space = asyncio.Event()
         self._closing = False
+        self._admitted = 0
         self._background: set[asyncio.Task[None]] = set()
         state.on_mail = lambda node_id: self._from_thread(self._wake, node_id)
         state.on_space = lambda: self._from_thread(self._space.set)
@@ -86,7 +93,7 @@ class Gate:
         path, headers = scope["path"], dict(scope["headers"])
         status = self._check(path, headers)
         if status != 200:
-            await _answer(send, status)
+            await answer(send, status)
             return
         handler = self._handlers().get(path)
         if handler is None or (SESSION_HEADER not in headers and handler != self._push_message):
@@ -160,7 +167,7 @@ class Gate:
             seconds = min(float(headers.get(WAIT_HEADER, b"0")), MAX_WAIT_SECONDS)
         except ValueError:
             seconds = 0.0
-        body = await _read_body(receive)
+        body = await read_body(receive)
         if node_id is not None:
             self._state.reclaim(node_id)
             if not await self._hold(node_id, seconds, receive):
@@ -168,9 +175,9 @@ class Gate:
                 return
         status = self._check_session(headers)
         if status != 200:
-            await _answer(send, status)
+            await answer(send, status)
         else:
-            await self._app(scope, _replay(body, receive), send)
+            await self._app(scope, replay(body, receive), send)
 
     async def _hold(self, node_id: int, seconds: float, receive: Receive) -> bool:
         """Wait for mail; False when the client hung up meanwhile."""
@@ -201,24 +208,28 @@ class Gate:
         self, scope: Event, headers: dict[bytes, bytes], receive: Receive, send: Send
     ) -> None:
         """Admit a reply from the node that it names as its sender, when there is space."""
-        body = await _read_body(receive)
+        body = await read_body(receive)
         try:
             request = PushMessagesRequest.FromString(body)
             sender = request.messages_list[0].metadata.src_node_id
         except (DecodeError, IndexError):
-            await _answer(send, 400)
+            await answer(send, 400)
             return
         if sender != self._state.get_node_id_by_public_key(_key_of(headers)):
-            await _answer(send, 403)
+            await answer(send, 403)
             return
         if SESSION_HEADER in headers and not await self._wait_for_space():
-            await _answer(send, 503)
+            await answer(send, 503)
             return
-        await self._app(scope, _replay(body, receive), send)
+        self._admitted += 1
+        try:
+            await self._app(scope, replay(body, receive), send)
+        finally:
+            self._admitted -= 1
 
     async def _wait_for_space(self) -> bool:
         deadline = asyncio.get_running_loop().time() + 15.0
-        while self._state.num_message_res() >= MAX_REPLIES_WAITING:
+        while self._state.num_message_res() + self._admitted >= self._max_open_replies:
             remaining = deadline - asyncio.get_running_loop().time()
             if remaining <= 0 or self._closing:
                 return False
@@ -233,7 +244,7 @@ class Gate:
         self, scope: Event, headers: dict[bytes, bytes], receive: Receive, send: Send
     ) -> None:
         """Answer with as many frames as ids were asked for."""
-        body = await _read_body(receive)
+        body = await read_body(receive)
         run_id = _number(headers, RUN_HEADER)
         await send({"type": "http.response.start", "status": 200, "headers": []})
         for frame in bundles.frames(self._state, run_id, body):
@@ -244,11 +255,11 @@ class Gate:
         self, scope: Event, headers: dict[bytes, bytes], receive: Receive, send: Send
     ) -> None:
         """Store objects; 410 when one is not wanted any more."""
-        body = await _read_body(receive)
+        body = await read_body(receive)
         run_id = _number(headers, RUN_HEADER)
         upload = headers.get(UPLOAD_HEADER, b"").decode("ascii", "replace")
         stored = await asyncio.to_thread(bundles.store, self._state, run_id, upload, body)
-        await _answer(send, 200 if stored else 410)
+        await answer(send, 200 if stored else 410)
 
     def _from_thread(self, function: Callable[..., None], *arguments: object) -> None:
         if self._loop is not None and not self._loop.is_closed():
@@ -279,29 +290,3 @@ def _key_of(headers: dict[bytes, bytes]) -> bytes:
 def _number(headers: dict[bytes, bytes], name: bytes) -> int:
     value = headers.get(name, b"")
     return int(value) if value.isdigit() else 0
-
-
-async def _read_body(receive: Receive) -> bytes:
-    parts = []
-    while True:
-        event = await receive()
-        parts.append(event.get("body", b""))
-        if event["type"] != "http.request" or not event.get("more_body", False):
-            return b"".join(parts)
-
-
-def _replay(body: bytes, receive: Receive) -> Receive:
-    """Return a `receive` that gives a body read before, then goes on."""
-    waiting: list[Event] = [{"type": "http.request", "body": body, "more_body": False}]
-
-    async def again() -> Event:
-        return waiting.pop() if waiting else await receive()
-
-    return again
-
-
-async def _answer(send: Send, status: int) -> None:
-    body = b'{"detail": "fedleague"}' if status != 200 else b""
-    headers = [(b"content-type", b"application/json"), (OFFER_HEADER, b"1")]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})

@@ -2,16 +2,10 @@
 
 No `flower-superlink` and no `flower-superexec` are started, and nothing is asked over the
 network that the process can look up itself.
-
-Examples
---------
->>> with superlink(LinkConfig(port=9092, insecure=True)) as grid:  # doctest: +SKIP
-...     node_ids = grid.wait_for_nodes(2, timeout=60)
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 import ssl
@@ -47,6 +41,7 @@ from fl_server.grid import StreamingGrid
 from fl_server.keys import check_issuer, read_public_keys
 from fl_server.linkstate import WatchedLinkState
 from fl_server.objects import AtomicObjectStore
+from fl_server.quiet import quieten
 from tasks.errors import LinkError
 
 
@@ -73,6 +68,9 @@ class LinkConfig:
         Under TLS and without node keys, let any site join that trusts the authority.
     client_app : str (default: "fl_client.app:app")
         The ClientApp that stock Flower nodes load from the installed package.
+    max_open_replies : int (default: 8)
+        How many replies may be on their way in, or in memory unread, at a time; further clients
+        wait. Raise it where many sites have slow lines and memory is plenty.
     """
 
     host: str = "0.0.0.0"  # noqa: S104  A server is there to be reached.
@@ -84,6 +82,7 @@ class LinkConfig:
     node_keys: tuple[Path, ...] = ()
     open_enrolment: bool = False
     client_app: str = "fl_client.app:app"
+    max_open_replies: int = 8
 
 
 @contextmanager
@@ -117,31 +116,16 @@ def superlink(config: LinkConfig) -> Iterator[StreamingGrid]:
         for key in keys:
             state.create_node(NOOP_FLWR_AID, NOOP_ACCOUNT_NAME, key, 0)
         run = _start_run(state, config.client_app)
+        gate = Gate(app, state, max_open_replies=config.max_open_replies)
         host, port = listener.getsockname()[:2]
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        with _serve(Gate(app, state), config, listener):
+        with _serve(gate, config, listener):
             try:
                 yield StreamingGrid(state, run, address)
             finally:
                 state.finish_task(run.primary_task_id or 0, SubStatus.COMPLETED, "")
     finally:
         listener.close()
-
-
-def quieten() -> None:
-    """Keep Flower's and the web server's logs to warnings, unless FEDLEAGUE_DEBUG is set."""
-    level = logging.DEBUG if os.environ.get("FEDLEAGUE_DEBUG") else logging.WARNING
-    for name in ("flwr", "uvicorn", "uvicorn.error", "uvicorn.access", "httpx", "httpcore"):
-        logging.getLogger(name).setLevel(level)
-    flower = logging.getLogger("flwr")
-    if level == logging.WARNING and _is_worth_reading not in flower.filters:
-        flower.addFilter(_is_worth_reading)
-
-
-def _is_worth_reading(record: logging.LogRecord) -> bool:
-    """Drop lines about requests that were refused in good order: the site is told."""
-    text = str(record.msg)
-    return "][ApiError:" not in text and "with ID %s does not exist" not in text
 
 
 def _check_enrolment(config: LinkConfig) -> list[bytes]:
@@ -198,8 +182,8 @@ def _bind(host: str, port: int) -> socket.socket:
 class _NoServers:
     """Flower's hook for its own gRPC servers and helper processes: we want none."""
 
-    def __init__(self, config: object, state_factory: object) -> None:
-        self.config = config
+    def __init__(self, _config: object, _state_factory: object) -> None:
+        pass
 
     def startup(self) -> None:
         """Start nothing."""

@@ -14,7 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.supercore.inflatable.inflatable_object import get_object_tree
 
+from fl_client.courier import Courier
+from fl_client.link import FleetWire
 from fl_server.keys import new_certificates, new_node_key
 from fl_server.superlink import LinkConfig, superlink
 from tasks.errors import LinkError
@@ -395,11 +398,91 @@ def test_nothing_but_the_fleet_api_is_served():
         host, _, port = grid.address.rpartition(":")
         with socket.create_connection((host, int(port)), timeout=5) as connection:
             connection.sendall(
-                b"POST /v1/fleet/push-object HTTP/1.1\r\nhost: a\r\ncontent-length: 99999999999\r\n\r\n"
+                b"POST /v1/fleet/push-object HTTP/1.1\r\nhost: a\r\n"
+                b"content-length: 99999999999\r\n\r\n"
             )
             assert b" 413 " in connection.recv(100)
         assert httpx.post(f"http://{grid.address}/v1/fledleague/pull-objects").status_code == 404
         assert httpx.post(f"http://{grid.address}/v1/fedleague/pull-objects").status_code == 401
+
+
+@pytest.fixture
+def two_couriers():
+    """Two sites in the hands of the test, each with a message received."""
+    with superlink(LinkConfig(**LOCAL)) as grid, ExitStack() as stack:
+        couriers = []
+        for _ in range(2):
+            wire = FleetWire(grid.address, ca=None, insecure=True, private_key=None)
+            stack.callback(wire.close)
+            couriers.append(Courier(wire))
+            couriers[-1].join()
+        replies = _ask(grid, _arrays(), timeout=5.0)
+        yield couriers, [courier.receive(1.0) for courier in couriers], replies
+
+
+def test_a_site_cannot_answer_for_another(two_couriers):
+    (honest, forger), (message, _), replies = two_couriers
+    forged = Message(_arrays(666.0), reply_to=message)
+    forger.send(forged)
+    honest.send(Message(_arrays(1.0), reply_to=message))
+
+    reply = next(replies)
+
+    assert reply.metadata.src_node_id == honest.node_id
+    assert reply.content["arrays"]["w"].numpy()[0] == 1.0
+    replies.close()
+
+
+def test_a_garbled_reply_costs_that_site_only(two_couriers, monkeypatch):
+    (garbler, honest), (first, second), replies = two_couriers
+    push = FleetWire.push_bundle
+
+    def garble(self, run_id, upload, objects):
+        push(self, run_id, upload, [(i, content[:-1] + b"?") for i, content in objects])
+
+    monkeypatch.setattr(FleetWire, "push_bundle", garble)
+    garbler.send(Message(_arrays(1.0), reply_to=first))
+    monkeypatch.undo()
+    honest.send(Message(_arrays(2.0), reply_to=second))
+
+    answers = {reply.metadata.src_node_id: reply for reply in replies}
+
+    assert "garbled" in answers[garbler.node_id].error.reason
+    assert answers[honest.node_id].content["arrays"]["w"].numpy()[0] == 2.0
+
+
+def test_a_reply_that_does_not_fit_together_is_an_error(two_couriers):
+    (liar, honest), (first, second), replies = two_couriers
+    content = RecordDict({"config": ConfigRecord({"a": 1})})
+    reply = Message(content, reply_to=first)
+    reply.metadata.__dict__["_message_id"] = reply.object_id
+    tree = get_object_tree(reply)
+    del tree.children[:]  # The message refers to content that is not announced.
+    liar._send(reply, tree)
+    honest.send(Message(_arrays(2.0), reply_to=second))
+
+    answers = {reply.metadata.src_node_id: reply for reply in replies}
+
+    assert "cannot be read" in answers[liar.node_id].error.reason
+    assert answers[honest.node_id].has_content()
+
+
+def test_a_reply_in_parts_is_not_handed_over_before_the_last(two_couriers, monkeypatch):
+    (slow, gone), (message, _), replies = two_couriers
+    push = FleetWire.push_bundle
+
+    def one_short(self, run_id, upload, objects):
+        push(self, run_id, upload, objects[:-1])
+
+    monkeypatch.setattr(FleetWire, "push_bundle", one_short)
+    reply = Message(_arrays(1.0), reply_to=message)
+    slow.send(reply)
+    monkeypatch.undo()
+    gone.leave()
+    assert "went away" in next(replies).error.reason
+    slow.send(reply)  # As after an interruption: only the rest goes over the wire.
+    assert next(replies).has_content()
+    assert next(replies, None) is None
 
 
 def test_waiting_for_nodes_ends_in_time():
