@@ -137,10 +137,8 @@ class FleetWire:
 
         Parameters
         ----------
-        name : str
-            Its path, such as `pull-messages`.
-        request, response_type : Protobuf, type
-            What to ask and what to expect.
+        name, request, response_type : str, Protobuf, type
+            Its path, such as `pull-messages`; what to ask and what to expect.
         wait_seconds : float (default: 0.0)
             How long the server may hold the request until there is something to tell.
         timeout_seconds : float, optional

@@ -248,7 +248,8 @@ class _Node:
             if self._stop.wait(1.0):
                 if self._idle.is_set():
                     self._courier.leave()
-                return
+                    return
+                self._over.wait(1.0)  # The message in hand is finished first.
             if time.monotonic() >= due:
                 self._courier.heartbeat()
                 due = time.monotonic() + HEARTBEAT_SECONDS * random.uniform(0.8, 1.0)
