@@ -1,0 +1,222 @@
+"""One site's pictures and boxes: read, checked, cut by partition, split into training and holdout.
+
+Items hold a reference to their picture and its boxes; pictures are decoded when an item is asked
+for its ``image()`` and never kept, so that a site of any size streams. Reading decodes every
+picture once, to find bad files before the first round instead of in the seventh.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.contract import DataSource, Partition
+from tasks.datasets.images import load_image_dataset
+from tasks.detection.annotations import DetectionItem, RawImage, checked_item
+from tasks.detection.coco import is_coco, read_coco
+from tasks.detection.schema import DetectionSchema
+from tasks.detection.voc import is_voc, read_voc
+from tasks.detection.yolo import has_val, is_yolo, read_yolo
+from tasks.errors import ConfigError, DataError, SchemaError
+from tasks.images.report import ImageReport
+from tasks.partition import partition_rows
+from tasks.tabular.data import split_rows
+
+DATASET = "dataset:"
+TASK = "object_detection"
+
+
+class DetectionData:
+    """A site's training and holdout pictures (``contract.SiteData``).
+
+    ``train`` and ``holdout`` are sequences of ``DetectionItem``.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        train: Sequence[DetectionItem],
+        holdout: Sequence[DetectionItem],
+        notes: Sequence[str],
+    ) -> None:
+        self.name = name
+        self.train = train
+        self.holdout = holdout
+        self._notes = tuple(notes)
+
+    @property
+    def num_train(self) -> int:
+        """Number of training pictures."""
+        return len(self.train)
+
+    @property
+    def num_holdout(self) -> int:
+        """Number of held-out pictures."""
+        return len(self.holdout)
+
+    @property
+    def notes(self) -> list[str]:
+        """What the site's operator should know; never leaves the site."""
+        return list(self._notes)
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """Every usable picture of one source."""
+
+    items: tuple[DetectionItem, ...]
+    notes: tuple[str, ...]
+    ordered: bool = False
+
+
+def read_site(source: DataSource, split_seed: int, schema: DetectionSchema) -> DetectionData:
+    """Read and split a site's pictures.
+
+    ``source.train`` and ``source.holdout`` are each a YOLO ``data.yaml`` or folder, a COCO JSON
+    file, a Pascal VOC folder or list, or ``dataset:NAME``. Without a holdout, the ``val`` pictures
+    of a ``data.yaml`` are held out, else ``holdout_fraction`` of the pictures by seed, so that
+    every kind of picture (``picture_kinds``) holds out its share. A partition cuts both alike.
+
+    Raises
+    ------
+    DataError, SchemaError
+        Naming file and cure; under ``on_bad: refuse`` with the first bad files of each kind.
+    ConfigError
+        If ``holdout_fraction`` is not within (0, 1).
+    """
+    pool = _read(source, source.train, schema)
+    notes = list(pool.notes)
+    held = _holdout(source, schema)
+    if held is not None:
+        train, holdout = pool.items, held.items
+        notes += [f"holdout: {note}" for note in held.notes]
+        both = {item.name for item in train} & {item.name for item in holdout}
+        if both:
+            notes.append(f"{len(both)} pictures are in training and holdout ({min(both)}, ...)")
+    else:
+        if len(pool.items) < 2:
+            raise DataError(
+                f"{source.train}: site '{source.name}' has one picture; it needs at least 2"
+            )
+        seed = split_seed if source.split_seed is None else source.split_seed
+        kept, out = _split(pool, len(schema.classes), source.holdout_fraction, seed)
+        train = tuple(pool.items[i] for i in kept)
+        holdout = tuple(pool.items[i] for i in out)
+    return DetectionData(source.name, train, holdout, notes + _class_notes(train, schema))
+
+
+def box_counts(items: Iterable[DetectionItem], num_classes: int) -> NDArray[np.int64]:
+    """Count boxes by picture and class, shape (n, c)."""
+    rows = [np.bincount(item.labels, minlength=num_classes) for item in items]
+    return np.array(rows, dtype=np.int64).reshape(-1, num_classes)
+
+
+def picture_kinds(items: Sequence[DetectionItem], num_classes: int) -> NDArray[np.int64]:
+    """Return one class for each picture, by which a partition skews and a split stratifies.
+
+    It is the class of which the picture holds the largest share of all boxes: a picture with one
+    of ten buses is a bus picture, however many of a thousand cars it shows. c is background.
+    """
+    counts = box_counts(items, num_classes).astype(np.float64)
+    shares = counts / np.maximum(counts.sum(axis=0), 1.0)
+    return np.where(counts.sum(axis=1) > 0, shares.argmax(axis=1), num_classes)
+
+
+def _split(
+    pool: _Pool, num_classes: int, fraction: float, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    size = len(pool.items)
+    if pool.ordered and 0 < fraction < 1:
+        first = size - min(max(round(size * fraction), 1), size - 1)
+        return np.arange(first), np.arange(first, size)
+    kinds = picture_kinds(pool.items, num_classes)
+    rare = np.bincount(kinds, minlength=num_classes + 1) == 1
+    kinds[rare[kinds]] = num_classes + 1  # kinds of one picture are shared out together
+    return split_rows(size, kinds, fraction, seed)
+
+
+def _holdout(source: DataSource, schema: DetectionSchema) -> _Pool | None:
+    if source.holdout is not None:
+        return _read(source, source.holdout, schema)
+    path = Path(source.train)
+    if not source.train.startswith(DATASET) and is_yolo(path) and has_val(path):
+        return _read(source, source.train, schema, "val")
+    return None
+
+
+def _read(source: DataSource, name: str, schema: DetectionSchema, split: str = "train") -> _Pool:
+    if source.partition is None:
+        return _pool(name, schema, split)
+    pool = _shared_pool(name, _stamp(name), schema, split)
+    rows = _cut(pool, name, source.partition, len(schema.classes))
+    return _Pool(tuple(pool.items[i] for i in rows), pool.notes, pool.ordered)
+
+
+@lru_cache(maxsize=4)
+def _shared_pool(name: str, stamp: object, schema: DetectionSchema, split: str) -> _Pool:
+    """Read pictures that many simulated sites are cut from, once per process."""
+    return _pool(name, schema, split)
+
+
+def _stamp(name: str) -> object:
+    path = Path(name)
+    return None if name.startswith(DATASET) or not path.exists() else path.stat().st_mtime_ns
+
+
+def _pool(name: str, schema: DetectionSchema, split: str) -> _Pool:
+    report = ImageReport(schema.on_bad)
+    records, ordered = _open(name, schema, split, report)
+    found = (checked_item(raw, schema, report) for raw in records)
+    items = tuple(item for item in found if item is not None)
+    report.check(name)
+    if not items:
+        raise DataError(f"{name}: no usable picture; {'; '.join(report.notes()) or 'add some'}")
+    return _Pool(items, tuple(report.notes()), ordered)
+
+
+def _open(
+    name: str, schema: DetectionSchema, split: str, report: ImageReport
+) -> tuple[Iterable[RawImage], bool]:
+    if name.startswith(DATASET):
+        dataset = load_image_dataset(name.removeprefix(DATASET))
+        if dataset.task != TASK:
+            raise ConfigError(f"{name} is for the task {dataset.task}, not {TASK}")
+        return dataset.records(report), dataset.ordered
+    path = Path(name)
+    if not path.exists():
+        raise DataError(f"{name} does not exist; correct the path in site.yaml")
+    if is_coco(path):
+        return read_coco(path, report, schema.max_pixels), False
+    if is_yolo(path):
+        return read_yolo(path, schema.classes, report, split, schema.max_pixels), False
+    if is_voc(path):
+        return read_voc(path, report, schema.max_pixels), False
+    raise DataError(
+        f"{name} is no detection data; give a YOLO data.yaml or folder with labels/, a COCO .json "
+        "file, or a Pascal VOC folder or ImageSets list"
+    )
+
+
+def _cut(pool: _Pool, name: str, partition: Partition, num_classes: int) -> NDArray[np.int64]:
+    column = None
+    if partition.column is not None and partition.kind == "column":
+        known = sorted({key for item in pool.items for key in item.groups})
+        if partition.column not in known:
+            raise SchemaError(
+                f"{name}: pictures have no column '{partition.column}' of partition.column; "
+                f"choose from {', '.join(known) or 'none'}"
+            )
+        column = np.array([item.groups.get(partition.column) for item in pool.items], dtype=object)
+    kinds = picture_kinds(pool.items, num_classes)
+    return np.asarray(partition_rows(kinds, column, partition), dtype=np.int64)
+
+
+def _class_notes(train: Sequence[DetectionItem], schema: DetectionSchema) -> list[str]:
+    counts = box_counts(train, len(schema.classes)).sum(axis=0)
+    absent = [name for name, count in zip(schema.classes, counts, strict=True) if not count]
+    return [f"no training box of class {', '.join(map(repr, absent))}"] if absent else []
