@@ -1,7 +1,15 @@
-"""The site's append-only audit log: one JSON line for everything asked and everything sent."""
+"""The site's append-only audit log: one JSON line for everything asked and everything sent.
+
+A line holds ``time``, ``direction`` (``in`` or ``out``), ``run``, ``round`` and ``asked`` (the
+message type). An incoming line adds ``job`` (task, model, strategy and the sha256 of the whole
+text) and ``received`` (arrays); an outgoing one ``decision`` (``allowed`` or ``refused``), then
+``left`` (arrays) and ``values`` (counts and names), or ``why`` and ``code``. An array is its name,
+shape, dtype, bytes and sha256.
+"""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -12,28 +20,37 @@ from typing import Any
 
 from flwr.app import Message
 
-from strategies.messages import ROUND
+from strategies.messages import CONFIG, JOB, ROUND, Job
+from tasks.errors import ReplyError
 
 
 def write_line(path: Path | None, line: Mapping[str, Any]) -> None:
-    """Append one line, flushed to disk before the reply leaves; nothing where ``path`` is None."""
+    """Append one line, on disk before this returns; nothing where ``path`` is None.
+
+    Raises
+    ------
+    OSError
+        If the line cannot be written whole; what it stands for must not happen then.
+    """
     if path is None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"time": datetime.now(UTC).isoformat(), **line}) + "\n"
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    text = json.dumps({"time": datetime.now(UTC).isoformat(), **line}, default=repr) + "\n"
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
     try:
-        os.write(descriptor, text.encode())
+        if _is_torn(descriptor):
+            text = "\n" + text
+        data = text.encode()
+        if os.write(descriptor, data) != len(data):
+            raise OSError(errno.ENOSPC, "the line was written in part", str(path))
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
-def describe(message: Message) -> dict[str, Any]:
+def asked(message: Message) -> dict[str, Any]:
     """Return who asked what: run, round and message type."""
-    config: Mapping[str, Any] = (
-        next(iter(message.content.config_records.values()), {}) if message.has_content() else {}
-    )
+    config = _config(message)
     return {
         "run": message.metadata.run_id,
         "round": config.get(ROUND),
@@ -41,7 +58,20 @@ def describe(message: Message) -> dict[str, Any]:
     }
 
 
-def contents(message: Message) -> list[dict[str, Any]]:
+def job(message: Message) -> dict[str, Any]:
+    """Return what the job wants to do here; its whole text by its sha256."""
+    text = _config(message).get(JOB)
+    if not isinstance(text, str):
+        return {}
+    named: dict[str, Any] = {"sha256": hashlib.sha256(text.encode()).hexdigest()}
+    try:
+        read = Job.from_json(text)
+    except ReplyError:
+        return named
+    return named | {"task": read.task, "model": read.model.name, "strategy": read.strategy}
+
+
+def arrays(message: Message) -> list[dict[str, Any]]:
     """Return name, shape, dtype, bytes and sha256 of each array in a message."""
     if not message.has_content():
         return []
@@ -53,6 +83,24 @@ def contents(message: Message) -> list[dict[str, Any]]:
             "bytes": len(array.data),
             "sha256": hashlib.sha256(array.data).hexdigest(),
         }
-        for record, arrays in message.content.array_records.items()
-        for name, array in arrays.items()
+        for record, named in message.content.array_records.items()
+        for name, array in named.items()
     ]
+
+
+def values(message: Message) -> dict[str, Any]:
+    """Return what leaves beside arrays: row counts, the training loss, the site's name."""
+    if not message.has_content():
+        return {}
+    records = (message.content.metric_records, message.content.config_records)
+    return {key: value for kind in records for r in kind.values() for key, value in r.items()}
+
+
+def _config(message: Message) -> Mapping[str, Any]:
+    return message.content.config_records.get(CONFIG) or {} if message.has_content() else {}
+
+
+def _is_torn(descriptor: int) -> bool:
+    """Say whether the last line lacks its end, after a full disk or a crash."""
+    size = os.fstat(descriptor).st_size
+    return size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"

@@ -15,7 +15,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tasks.errors import ConfigError
-from tasks.exits import friendly_errors
+from tasks.exits import explained, friendly_errors
+
+CLIENT_KEYS = ("site", "server", "ca", "key", "insecure", "max_wait_seconds", "threads")
 
 
 @hydra.main(version_base="1.3", config_path="pkg://conf", config_name="client")
@@ -25,10 +27,9 @@ def _run(config: DictConfig) -> None:
             config, resolve=True, throw_on_missing=True
         )
     except OmegaConfBaseException as error:
-        key = getattr(error, "full_key", None) or "an option"
-        raise ConfigError(
-            f"{key} must be given: fl-client site=site.yaml server=HOST:PORT"
-        ) from None
+        key = getattr(error, "full_key", None)
+        why = f"{key} must be given" if key else " ".join(str(error).split())
+        raise ConfigError(f"{why}: fl-client site=site.yaml server=HOST:PORT") from None
     _serve(raw)
 
 
@@ -38,8 +39,11 @@ def _serve(raw: dict[str, Any]) -> None:
     from fl_client.site import read_site
     from tasks.torch_runtime import limit_threads
 
-    limit_threads(raw["threads"])
-    path = Path(raw["site"]).resolve()
+    threads, wait = _threads(raw["threads"]), _wait(raw["max_wait_seconds"])
+    if not isinstance(raw["insecure"], bool):
+        raise ConfigError(f"insecure must be true or false, got {raw['insecure']!r}")
+    limit_threads(threads)
+    path = Path(str(raw["site"])).resolve()
     site = read_site(path)
     for file in (site.source.train, site.source.holdout):
         if file and not file.startswith("dataset:") and not Path(file).is_file():
@@ -50,21 +54,34 @@ def _serve(raw: dict[str, Any]) -> None:
     node = NodeConfig(
         server=str(raw["server"]),
         ca=_path(raw["ca"]),
-        insecure=bool(raw["insecure"]),
+        insecure=raw["insecure"],
         private_key=_path(raw["key"]),
-        max_wait_seconds=raw["max_wait_seconds"],
+        max_wait_seconds=wait,
         node_config={"site": str(path)},
     )
     _say(f"site '{site.name}': data and policy from {path}")
     run_node(node, app, stop=stop, say=_say)
 
 
+def _threads(value: Any) -> int | None:
+    if value is not None and (type(value) is not int or value < 1):
+        raise ConfigError(f"threads must be a whole number from 1, or null, got {value!r}")
+    return value
+
+
+def _wait(value: Any) -> float | None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if value is not None and not (number and value > 0):
+        raise ConfigError(f"max_wait_seconds must be a number above 0, or null, got {value!r}")
+    return None if value is None else float(value)
+
+
 def _say(line: str) -> None:
     print(line, flush=True)
 
 
-def _path(value: str | None) -> Path | None:
-    return Path(value) if value else None
+def _path(value: Any) -> Path | None:
+    return Path(str(value)) if value else None
 
 
 def main() -> None:
@@ -76,7 +93,7 @@ def main() -> None:
         try:
             _run()
         except (HydraException, OmegaConfBaseException) as error:
-            raise ConfigError(" ".join(str(error).split())) from None
+            raise explained(error, CLIENT_KEYS) from None
 
 
 if __name__ == "__main__":

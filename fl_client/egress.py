@@ -1,34 +1,47 @@
 """The egress guard: the outermost wrapper round every handler; it fails closed.
 
-A reply leaves only if it is exactly what its message type may carry: known records, arrays with
-the names, shapes and dtypes that were asked for, finite values. An exception leaves as a fixed
-code, never as text, because an exception's text can hold data.
+A reply leaves only if it is exactly what its message type may carry: known records of the right
+kind, arrays with the names, shapes and dtypes that were asked for, finite values, and the few
+named numbers. An exception leaves as a fixed code, never as text, because an exception's text can
+hold data. What cannot be written to the audit log does not leave.
 """
 
 from __future__ import annotations
 
 import logging
+import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, Context, Message
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord
 from flwr.clientapp.typing import ClientAppCallable
 
 from fl_client import audit
 from fl_client.locate import site_of
+from fl_client.site import SiteConfig
 from strategies.messages import (
     ARRAYS,
     DESCRIBE,
     EVALUATE,
     EXTRA,
     FIT,
+    LOSS,
     METRICS,
+    NAME,
+    NUM_EXAMPLES,
+    NUM_HOLDOUT,
+    NUM_STEPS,
+    NUM_TRAIN,
     SITE,
     STATS,
     TRAIN,
+    Refusal,
     refusal,
+    unpack_arrays,
 )
-from tasks.errors import EgressError, FedleagueError
+from tasks.errors import EgressError, FedleagueError, PolicyError, ReplyError
 
 log = logging.getLogger("fedleague.site")
 
@@ -38,7 +51,22 @@ ALLOWED_RECORDS = {
     TRAIN: {ARRAYS, METRICS, EXTRA},
     EVALUATE: {STATS, METRICS},
 }
+RECORD_KINDS = {
+    ARRAYS: ArrayRecord,
+    EXTRA: ArrayRecord,
+    STATS: ArrayRecord,
+    METRICS: MetricRecord,
+    SITE: ConfigRecord,
+}
+ALLOWED_NUMBERS = {
+    DESCRIBE: {NUM_TRAIN, NUM_HOLDOUT},
+    FIT: {NUM_TRAIN, NUM_HOLDOUT},
+    TRAIN: {NUM_EXAMPLES, NUM_STEPS, LOSS},
+    EVALUATE: {NUM_EXAMPLES},
+}
+EVALUATION_SCOPES = ("overall/", "subgroups/", "blocks/", "attributions/")
 SUMMAND_DTYPES = {"int64", "float64"}
+FIXED_ERRORS = {(refused.code, refused.text) for refused in Refusal}
 
 
 def egress_guard(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
@@ -47,40 +75,61 @@ def egress_guard(message: Message, context: Context, call_next: ClientAppCallabl
     try:
         site = site_of(context)
         path = site.audit
-        audit.write_line(path, {"direction": "in", **audit.describe(message)})
-        reply = call_next(message, context)
-        check_reply(message, reply)
+        line = {"direction": "in", **audit.asked(message)}
         if path is not None:
-            line = {"direction": "out", **audit.describe(message), "decision": "allowed"}
-            audit.write_line(path, {**line, "left": audit.contents(reply)})
+            line |= {"job": audit.job(message), "received": audit.arrays(message)}
+        audit.write_line(path, line)
+        if message.metadata.message_type not in ALLOWED_RECORDS:
+            raise PolicyError(f"this site does not answer '{message.metadata.message_type}'")
+        reply = call_next(message, context)
+        check_reply(message, reply, site)
+        if path is not None:
+            line = {"direction": "out", **audit.asked(message), "decision": "allowed"}
+            line |= {"left": audit.arrays(reply), "values": audit.values(reply)}
+            audit.write_line(path, line)
         return reply
+    except SystemExit:
+        return _refuse(message, RuntimeError("the handler wanted to end the process"), path)
     except Exception as error:
         return _refuse(message, error, path)
 
 
-def check_reply(message: Message, reply: Message) -> None:
+def check_reply(message: Message, reply: Message, site: SiteConfig) -> None:
     """Check a reply against what its message type may carry.
 
     Raises
     ------
     EgressError
-        Naming the record or array that must not leave.
+        Naming the record, number or array that must not leave.
     """
-    if not reply.has_content():
+    if reply.has_error():
+        if (reply.error.code, reply.error.reason) not in FIXED_ERRORS:
+            raise EgressError("an error with a text of its own may not leave")
         return
     kind = message.metadata.message_type
-    allowed = ALLOWED_RECORDS.get(kind, set())
-    if extra := set(reply.content.keys()) - allowed:
+    if extra := set(reply.content.keys()) - ALLOWED_RECORDS[kind]:
         raise EgressError(f"records {sorted(extra)} may not leave in a '{kind}' reply")
+    for name, record in reply.content.items():
+        if not isinstance(record, RECORD_KINDS[name]):
+            raise EgressError(f"record '{name}' is a {type(record).__name__}")
+    _check_numbers(reply.content.metric_records.get(METRICS, {}), ALLOWED_NUMBERS[kind])
+    if reply.content.config_records.get(SITE, {NAME: site.name}) != {NAME: site.name}:
+        raise EgressError("the site's name, and nothing else, may leave as text")
     received = message.content.array_records.get(ARRAYS)
-    for record in (ARRAYS, EXTRA):
-        if (sent := reply.content.array_records.get(record)) is not None:
-            _check_weights(sent, received, exact=record == ARRAYS)
+    for record_name in (ARRAYS, EXTRA):
+        if (sent := reply.content.array_records.get(record_name)) is not None:
+            _check_weights(sent, received, exact=record_name == ARRAYS)
     if (stats := reply.content.array_records.get(STATS)) is not None:
-        for name, array in stats.items():
-            if array.dtype not in SUMMAND_DTYPES:
-                raise EgressError(f"'{name}' is {array.dtype}; only counts and sums may leave")
-            _check_finite(name, array)
+        _check_summands(stats, evaluation=kind == EVALUATE)
+
+
+def _check_numbers(record: Mapping[str, Any], allowed: set[str]) -> None:
+    """Only the named numbers leave, one value each: a list could be a column."""
+    for name, value in record.items():
+        if name not in allowed:
+            raise EgressError(f"number '{name}' may not leave in this reply")
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            raise EgressError(f"number '{name}' is not one finite number")
 
 
 def _check_weights(sent: ArrayRecord, received: ArrayRecord | None, *, exact: bool) -> None:
@@ -98,20 +147,47 @@ def _check_weights(sent: ArrayRecord, received: ArrayRecord | None, *, exact: bo
             raise EgressError(
                 f"weight '{name}' is {array.dtype}{list(array.shape)}, not as received"
             )
-        _check_finite(name, array)
+    _check_content(sent)
 
 
-def _check_finite(name: str, array: Array) -> None:
-    if array.dtype.startswith("float") and not np.isfinite(array.numpy()).all():
-        raise EgressError(f"'{name}' holds a value that is not finite")
+def _check_summands(stats: ArrayRecord, *, evaluation: bool) -> None:
+    """Let counts and sums pass; in an evaluation below the scopes of a score card."""
+    for name, array in stats.items():
+        if array.dtype not in SUMMAND_DTYPES:
+            raise EgressError(f"'{name}' is {array.dtype}; only counts and sums may leave")
+        if evaluation and not name.startswith(EVALUATION_SCOPES):
+            raise EgressError(f"'{name}' is no summand of an evaluation")
+    _check_content(stats)
+
+
+def _check_content(record: ArrayRecord) -> None:
+    """Require that an array holds what it declares, nothing behind it, and finite values."""
+    try:
+        arrays = unpack_arrays(record)
+    except ReplyError as error:
+        raise EgressError(str(error)) from None
+    for name, value in arrays.items():
+        if len(record[name].data) != value.nbytes + _header_bytes(record[name]):
+            raise EgressError(f"'{name}' holds more bytes than its shape needs")
+        if value.dtype.kind == "f" and not np.isfinite(value).all():
+            raise EgressError(f"'{name}' holds a value that is not finite")
+
+
+def _header_bytes(array: Array) -> int:
+    """Return the length of the ``.npy`` header (format 1.0: its length is in bytes 8 and 9)."""
+    return 10 + int.from_bytes(array.data[8:10], "little")
 
 
 def _refuse(message: Message, error: Exception, path: Path | None) -> Message:
     expected = isinstance(error, FedleagueError)
-    log.error("refused '%s': %s", message.metadata.message_type, error, exc_info=not expected)
-    line = {"direction": "out", **audit.describe(message), "decision": "refused"}
     try:
-        audit.write_line(path, {**line, "why": str(error)})
-    except OSError as audit_error:
+        why = f"{error}" if expected else f"{type(error).__name__}: {error}"
+    except Exception:  # a custom exception may not even print
+        why = type(error).__name__
+    log.error("refused '%s': %s", message.metadata.message_type, why, exc_info=not expected)
+    try:
+        line = {"direction": "out", **audit.asked(message), "decision": "refused"}
+        audit.write_line(path, {**line, "code": Refusal.of(error).code, "why": why})
+    except Exception as audit_error:
         log.error("audit log cannot be written: %s", audit_error)
     return refusal(error, message)

@@ -55,6 +55,10 @@ def _simulated(run_id: int) -> list[str]:
     path = simulated_sites_file(run_id)
     if not path.is_file():
         raise ConfigError(f"{path}: no such file; the simulation's server writes it at its start")
-    if path.stat().st_uid != os.getuid():
-        raise ConfigError(f"{path}: belongs to another user; remove it")
-    return path.read_text(encoding="utf-8").splitlines()
+    for owned in (path.parent, path):
+        if owned.stat().st_uid != os.getuid():
+            raise ConfigError(f"{owned}: belongs to another user; remove it")
+    lines = path.read_text(encoding="utf-8").splitlines()
+    if not lines:
+        raise ConfigError(f"{path}: names no site; the simulation's server writes it at its start")
+    return lines

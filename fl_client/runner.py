@@ -7,16 +7,33 @@ and the model is built once per job, not per message.
 from __future__ import annotations
 
 import json
+import os
+from collections import OrderedDict
 from collections.abc import Mapping
 from functools import lru_cache
+from typing import Any, cast
 
-from fl_client.site import SiteConfig
+from fl_client.site import Policy, SiteConfig
 from strategies.local import LocalResult, LocalRound, SiteState
 from strategies.messages import EvaluateReply, Job, SiteReply
 from strategies.registry import client_half
-from tasks.contract import Arrays, DataSource, Model, SiteData, Task, child_seed
+from tasks.contract import (
+    Arrays,
+    DataSource,
+    LocalObjective,
+    Model,
+    SiteData,
+    Task,
+    TrainConfig,
+    TrainOutcome,
+    child_seed,
+)
 from tasks.errors import DataError, PolicyError, ReplyError
 from tasks.registry import load_task
+from tasks.stats import Stats
+
+MAX_SOURCES = 4096
+"""How many sites' rows are kept (a simulation has many); of one site only the last reading."""
 
 
 def open_data(site: SiteConfig, job_text: str) -> SiteData:
@@ -65,6 +82,7 @@ def train(
     seed = child_seed(
         job.seed, "train", site.name, server_round if isinstance(server_round, int) else 0
     )
+    task = cast(Task, _BoundedTask(task, site.policy))
     return half(LocalRound(task, model, data, job.train, arrays, config, seed, state, extra))
 
 
@@ -73,7 +91,51 @@ def evaluate(site: SiteConfig, job_text: str, arrays: Arrays) -> EvaluateReply:
     task, data = _open(site, job_text)
     model = _model(job_text)
     model.load(arrays)
-    return EvaluateReply(task.evaluate(model, data), data.num_holdout)
+    stats = _large_subgroups(task.evaluate(model, data), data, site.policy)
+    return EvaluateReply(stats, data.num_holdout)
+
+
+class _BoundedTask:
+    """A task that trains no longer than the policy allows, whatever a client half reads."""
+
+    def __init__(self, task: Task, policy: Policy) -> None:
+        self._task = task
+        self._policy = policy
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._task, name)
+
+    def train(
+        self,
+        model: Model,
+        data: SiteData,
+        config: TrainConfig,
+        objective: LocalObjective,
+        seed: int,
+    ) -> TrainOutcome:
+        self._policy.check_train(config)
+        return self._task.train(model, data, config, objective, seed)
+
+
+def _large_subgroups(stats: Stats, data: SiteData, policy: Policy) -> Stats:
+    """Leave out the sums of subgroups that are too small here.
+
+    Data that do not say how large their subgroups are send none, unless any size may leave.
+    """
+    if policy.min_subgroup_rows <= 1:
+        return stats
+    sizes: Mapping[str, int] = getattr(data, "subgroup_rows", {})
+    kept = {
+        f"subgroups/{name}"
+        for name, size in sizes.items()
+        if policy.subgroup_may_leave(size, data.num_holdout)
+    }
+
+    def may_leave(name: str) -> bool:
+        scope, _, rest = name.partition("/")
+        return scope != "subgroups" or f"{scope}/{rest.partition('/')[0]}" in kept
+
+    return Stats({name: array for name, array in stats.items() if may_leave(name)})
 
 
 def _open(site: SiteConfig, job_text: str) -> tuple[Task, SiteData]:
@@ -98,13 +160,33 @@ def _schema_key(job_text: str) -> str:
     return json.dumps(Job.from_json(job_text).schema, sort_keys=True)
 
 
-@lru_cache(maxsize=4096)
+_readings: OrderedDict[DataSource, tuple[tuple[object, ...], SiteData]] = OrderedDict()
+
+
 def _data(task_name: str, schema: str, source: DataSource, split_seed: int) -> SiteData:
+    """Read a site's rows, or return the last reading if neither job nor file has changed."""
     seed = split_seed if source.split_seed is None else source.split_seed
+    asked = (task_name, schema, seed, _stamp(source.train), _stamp(source.holdout))
+    known = _readings.get(source)
+    if known is not None and known[0] == asked:
+        return known[1]
     try:
-        return load_task(task_name, json.loads(schema)).read(source, seed)
+        data = load_task(task_name, json.loads(schema)).read(source, seed)
     except MemoryError as error:
         raise DataError(f"{source.train}: does not fit in memory") from error
+    _readings[source] = (asked, data)
+    while len(_readings) > MAX_SOURCES:
+        _readings.popitem(last=False)
+    return data
+
+
+def _stamp(name: str | None) -> object:
+    """Return what changes when a file does."""
+    try:
+        status = os.stat(name or "")
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size
 
 
 @lru_cache(maxsize=4)

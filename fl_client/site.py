@@ -11,6 +11,7 @@
     policy:
       min_rows: 5                  # refuse to answer from fewer training or holdout rows
       min_group_size: 5            # rarer categories are folded into `other` before they leave
+      min_subgroup_rows: 1         # a subgroup's sums leave only if it, and the rest, has as many
       tasks: null                  # null: any; or a list of names
       models: null
       strategies: null
@@ -18,14 +19,18 @@
       custom_code: false           # client halves that are not part of fedleague
       max_local_epochs: 100
       max_local_steps: 100000
-    audit: audit.jsonl             # append-only log of everything asked and sent
+    audit: null                    # audit.jsonl: append-only log of everything asked and sent
+    location: null                 # where the site is, for its own records
+
+Every key but ``name`` and ``data.train`` may be left out; shown are the values it then has.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
@@ -34,7 +39,7 @@ from typing import Any
 import yaml
 
 from strategies.messages import Job
-from tasks.contract import DataSource, Partition
+from tasks.contract import DataSource, Partition, TrainConfig
 from tasks.errors import ConfigError, PolicyError
 
 
@@ -44,6 +49,7 @@ class Policy:
 
     min_rows: int = 5
     min_group_size: int = 5
+    min_subgroup_rows: int = 1
     tasks: tuple[str, ...] | None = None
     models: tuple[str, ...] | None = None
     strategies: tuple[str, ...] | None = None
@@ -64,17 +70,36 @@ class Policy:
         for key, value in asked:
             allowed: tuple[str, ...] | None = getattr(self, key)
             if allowed is not None and value not in allowed:
-                raise PolicyError(f"policy.{key} allows {list(allowed)}, the server asks '{value}'")
-        if job.train.local_epochs > self.max_local_epochs:
-            raise PolicyError(
-                f"policy.max_local_epochs is {self.max_local_epochs}, "
-                f"the server asks {job.train.local_epochs}"
-            )
-        if (job.train.local_steps or 0) > self.max_local_steps:
-            raise PolicyError(
-                f"policy.max_local_steps is {self.max_local_steps}, "
-                f"the server asks {job.train.local_steps}"
-            )
+                raise PolicyError(f"policy.{key} allows {list(allowed)}, the server asks {value!r}")
+        self.check_train(job.train)
+
+    def check_train(self, train: TrainConfig) -> None:
+        """Refuse more local work than the site allows.
+
+        Raises
+        ------
+        PolicyError
+            Naming the policy key.
+        """
+        limits = (
+            ("max_local_epochs", train.local_epochs, self.max_local_epochs),
+            ("max_local_steps", train.local_steps, self.max_local_steps),
+        )
+        for key, value, limit in limits:
+            if value is None and key == "max_local_steps":
+                continue
+            if type(value) is not int or value > limit:  # NaN is not above any limit
+                raise PolicyError(f"policy.{key} is {limit}, the server asks {value!r}")
+
+    def subgroup_may_leave(self, num_members: int, num_rows: int) -> bool:
+        """Say whether a subgroup's sums may leave.
+
+        Few members are told by their own sums, few others by the difference to all rows.
+        """
+        others = num_rows - num_members
+        return num_members >= self.min_subgroup_rows and (
+            others == 0 or others >= self.min_subgroup_rows
+        )
 
     def check_rows(self, what: str, num_rows: int) -> None:
         """Refuse to answer from too few rows."""
@@ -113,7 +138,7 @@ def read_site(path: Path) -> SiteConfig:
         raise ConfigError(f"{path}: cannot be read: {error}") from None
     try:
         raw = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: expected keys name, data, policy; see `fl-client --help`")
@@ -123,7 +148,13 @@ def read_site(path: Path) -> SiteConfig:
 @lru_cache(maxsize=4096)
 def site_from_json(text: str) -> SiteConfig:
     """Parse a site that a simulation describes inline."""
-    return site_from_mapping(json.loads(text), "simulated site", Path.cwd())
+    try:
+        raw = json.loads(text)
+    except ValueError:
+        raw = None
+    if not isinstance(raw, dict):
+        raise ConfigError("simulated site: not a JSON object; start it with fl-server")
+    return site_from_mapping(raw, "simulated site", Path.cwd())
 
 
 def site_from_mapping(raw: Mapping[str, Any], origin: str, folder: Path) -> SiteConfig:
@@ -137,27 +168,116 @@ def site_from_mapping(raw: Mapping[str, Any], origin: str, folder: Path) -> Site
     _known(raw, {"name", "data", "policy", "audit", "location"}, origin, "")
     name = raw.get("name")
     if not isinstance(name, str) or not name.strip():
-        raise ConfigError(f"{origin}: key 'name' is missing; write name: my_site")
-    data = raw.get("data")
-    if not isinstance(data, dict) or not data.get("train"):
+        raise ConfigError(f"{origin}: key 'name' is missing or no text; write name: my_site")
+    data = _section(raw, "data", origin)
+    if not isinstance(data.get("train"), str) or not data["train"].strip():
         raise ConfigError(f"{origin}: key 'data.train' is missing; write the path of a CSV file")
-    _known(data, {f.name for f in fields(DataSource)} - {"name"}, origin, "data.")
-    policy = dict(raw.get("policy") or {})
-    _known(policy, {f.name for f in fields(Policy)}, origin, "policy.")
-    for key in ("tasks", "models", "strategies"):
-        if policy.get(key) is not None:
-            policy[key] = tuple(policy[key])
-    source = DataSource(name=name, **{k: v for k, v in data.items() if k != "partition"})
-    if not 0 < source.holdout_fraction < 1:
-        raise ConfigError(f"{origin}: data.holdout_fraction must be between 0 and 1")
-    source = replace(
-        source,
-        train=_located(source.train, folder),
-        holdout=_located(source.holdout, folder) if source.holdout else None,
-        partition=Partition(**data["partition"]) if data.get("partition") else None,
+    return SiteConfig(
+        source=_source(name, data, origin, folder),
+        policy=Policy(**_values(Policy, _section(raw, "policy", origin), origin, "policy.")),
+        audit=folder / _text(raw["audit"], origin, "audit") if raw.get("audit") else None,
+        location=_text(raw["location"], origin, "location") if raw.get("location") else None,
     )
-    audit = folder / raw["audit"] if raw.get("audit") else None
-    return SiteConfig(source, Policy(**policy), audit, raw.get("location"))
+
+
+def _source(name: str, data: dict[str, Any], origin: str, folder: Path) -> DataSource:
+    _known(data, {f.name for f in fields(DataSource)} - {"name"}, origin, "data.")
+    partition = _section(data, "partition", origin, "data.")
+    given = _values(
+        DataSource, {k: v for k, v in data.items() if k != "partition"}, origin, "data."
+    )
+    given |= {k: _located(given[k], folder) for k in ("train", "holdout") if given.get(k)}
+    if partition:
+        for key in ("kind", "num_sites", "index"):
+            if partition.get(key) is None:
+                raise ConfigError(f"{origin}: key 'data.partition.{key}' is missing")
+        found = _values(Partition, partition, origin, "data.partition.")
+        given["partition"] = Partition(**found)
+    return DataSource(name=name, **given)
+
+
+def _section(raw: Mapping[str, Any], key: str, origin: str, prefix: str = "") -> dict[str, Any]:
+    """Return a nested mapping; empty where it is absent."""
+    section = raw.get(key)
+    if section is None:
+        return {}
+    if not isinstance(section, Mapping):
+        raise ConfigError(f"{origin}: '{prefix}{key}' is {section!r}; expected keys below it")
+    return dict(section)
+
+
+def _values(kind: type[Any], raw: Mapping[str, Any], origin: str, prefix: str) -> dict[str, Any]:
+    """Check every value against what its key may hold; null means the default."""
+    _known(raw, {f.name for f in fields(kind)}, origin, prefix)
+    checked = {}
+    for key, value in raw.items():
+        if value is not None:
+            checked[key] = _CHECKS[key](value, origin, f"{prefix}{key}")
+    return checked
+
+
+def _whole(least: int) -> Callable[[Any, str, str], int]:
+    def check(value: Any, origin: str, key: str) -> int:
+        if type(value) is not int or value < least:
+            raise ConfigError(f"{origin}: {key} is {value!r}; expected a whole number from {least}")
+        return value
+
+    return check
+
+
+def _flag(value: Any, origin: str, key: str) -> bool:
+    if not isinstance(value, bool):
+        raise ConfigError(f"{origin}: {key} is {value!r}; expected true or false")
+    return value
+
+
+def _text(value: Any, origin: str, key: str) -> str:
+    if not isinstance(value, str) or not value.strip() or "\0" in value:
+        raise ConfigError(f"{origin}: {key} is {value!r}; expected a text")
+    return value
+
+
+def _names(value: Any, origin: str, key: str) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple) or not all(isinstance(v, str) for v in value):
+        raise ConfigError(f"{origin}: {key} is {value!r}; expected a list of names, as [a, b]")
+    return tuple(value)
+
+
+def _share(value: Any, origin: str, key: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
+        raise ConfigError(f"{origin}: {key} is {value!r}; it must be between 0 and 1")
+    return float(value)
+
+
+def _positive(value: Any, origin: str, key: str) -> float:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not 0 < value < math.inf:
+        raise ConfigError(f"{origin}: {key} is {value!r}; expected a number above 0")
+    return float(value)
+
+
+_CHECKS: dict[str, Callable[[Any, str, str], Any]] = {
+    "train": _text,
+    "holdout": _text,
+    "holdout_fraction": _share,
+    "split_seed": _whole(0),
+    "kind": _text,
+    "num_sites": _whole(1),
+    "index": _whole(0),
+    "seed": _whole(0),
+    "alpha": _positive,
+    "column": _text,
+    "min_rows": _whole(1),
+    "min_group_size": _whole(1),
+    "min_subgroup_rows": _whole(1),
+    "tasks": _names,
+    "models": _names,
+    "strategies": _names,
+    "weights_may_leave": _flag,
+    "custom_code": _flag,
+    "max_local_epochs": _whole(1),
+    "max_local_steps": _whole(1),
+}
 
 
 def _located(path: str, folder: Path) -> str:

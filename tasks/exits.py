@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from difflib import get_close_matches
 
-from tasks.errors import FedleagueError
+from tasks.errors import ConfigError, FedleagueError
 
 EXIT_USER_ERROR = 2
 
@@ -28,3 +30,31 @@ def friendly_errors(command: str) -> Iterator[None]:
     except KeyboardInterrupt:
         print(f"\n{command}: stopped", file=sys.stderr)
         sys.exit(130)
+
+
+def explained(error: Exception, keys: Sequence[str] = ()) -> ConfigError:
+    """Turn the message of a refused override into one line with the nearest match.
+
+    Parameters
+    ----------
+    error : Exception
+        As Hydra or OmegaConf raised it.
+    keys : sequence of str
+        The options that exist, with dots between levels.
+    """
+    text = str(error)
+    if found := re.search(r"Could not find '([\w/]+)/([^'/]+)'", text):
+        group, name = found.groups()
+        options = re.findall(r"^\t(\S+)$", text, flags=re.MULTILINE)
+        near = get_close_matches(name, options, n=1)
+        hint = f"did you mean {group}={near[0]}?" if near else f"known: {', '.join(options)}"
+        return ConfigError(f"unknown {group} '{name}'; {hint}")
+    if found := re.search(r"Could not override '([^']+)'", text):
+        key = found.group(1)
+        near = get_close_matches(key, keys, n=1)
+        hint = f"did you mean {near[0]}=...?" if near else "--help lists every key"
+        return ConfigError(f"unknown option '{key}'; {hint}")
+    text = " ".join(text.split()).partition(" See https://hydra.cc")[0]
+    if "missing EQUAL" in text or "no viable alternative" in text or "parsing override" in text:
+        return ConfigError(f"{text}; write KEY=VALUE, with quotes round brackets and spaces")
+    return ConfigError(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,11 +35,19 @@ class TabularData:
     Encoded tensors are made once per preprocessing and kept.
     """
 
-    def __init__(self, name: str, train: Rows, holdout: Rows, notes: list[str]) -> None:
+    def __init__(
+        self,
+        name: str,
+        train: Rows,
+        holdout: Rows,
+        notes: list[str],
+        subgroups: Sequence[str] = (),
+    ) -> None:
         self.name = name
         self.train = train
         self.holdout = holdout
         self._notes = notes
+        self._subgroups = tuple(subgroups)
         self._tensors: dict[str, Tensors] = {}
         self._encoded_by = ""
 
@@ -56,6 +65,12 @@ class TabularData:
     def notes(self) -> list[str]:
         """What the site's operator should know; never leaves the site."""
         return list(self._notes)
+
+    @property
+    def subgroup_rows(self) -> dict[str, int]:
+        """Held-out rows of each declared subgroup; a site's policy may hold small ones back."""
+        counts = self.holdout.groups.sum(axis=0).tolist()
+        return dict(zip(self._subgroups, counts, strict=True))
 
     def tensors(self, encoder: Encoder, split: str) -> Tensors:
         """Return the rows of ``split`` (``train`` or ``holdout``), encoded."""
@@ -98,7 +113,8 @@ def read_site(source: DataSource, split_seed: int, schema: TabularSchema) -> Tab
             notes.append("a class has one row only: the holdout split is not stratified")
         kept, held = split_rows(len(rows), labels, source.holdout_fraction, seed)
         train, holdout = rows.take(kept), rows.take(held)
-    return TabularData(source.name, train, holdout, notes + _notes(train, schema))
+    subgroups = [group.name for group in schema.subgroups]
+    return TabularData(source.name, train, holdout, notes + _notes(train, schema), subgroups)
 
 
 def site_positions(
