@@ -63,7 +63,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     state = {
         "fingerprint": checkpoint.fingerprint,
         "fitted": checkpoint.fitted,
-        "rounds": [asdict(record) for record in checkpoint.rounds],
+        "rounds": [_plain(record) for record in checkpoint.rounds],
         "strategy": checkpoint.strategy_numbers,
         "order": list(arrays),
         "sha256": _checksum(arrays),
@@ -130,6 +130,12 @@ def write_atomically(path: Path, data: bytes) -> None:
                 "continue with resume=true"
             ) from None
         raise CheckpointError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def _plain(record: RoundRecord) -> dict[str, Any]:
+    """Do as ``asdict`` does, without copying the values of thousands of sites at every round."""
+    sites = [vars(site) for site in record.sites]
+    return {**vars(record), "card": asdict(record.card), "sites": sites}
 
 
 def _below(arrays: Mapping[str, Any], prefix: str) -> Arrays:

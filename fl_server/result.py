@@ -135,7 +135,7 @@ def _round(record: RoundRecord) -> dict[str, Any]:
         "score": record.score,
         "train_loss": record.train_loss,
         "metrics": overall.values,
-        "sites": [asdict(site) for site in record.sites],
+        "sites": [vars(site) for site in record.sites],
         "seconds": record.seconds,
         "bytes_up": record.bytes_up,
         "bytes_down": record.bytes_down,

@@ -25,9 +25,9 @@ from enum import Enum
 from functools import lru_cache
 from typing import Any
 
-import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 
+from strategies import npy
 from tasks.contract import Arrays, ModelSpec, TrainConfig
 from tasks.errors import (
     DataError,
@@ -260,7 +260,7 @@ def refusal(error: Exception, message: Message) -> Message:
 
 def pack_arrays(arrays: Mapping[str, Any]) -> ArrayRecord:
     """Encode named numpy arrays."""
-    return ArrayRecord({name: Array(np.asarray(a, order="C")) for name, a in arrays.items()})
+    return ArrayRecord({name: npy.encode(values) for name, values in arrays.items()})
 
 
 def unpack_arrays(record: ArrayRecord) -> Arrays:
@@ -274,7 +274,7 @@ def unpack_arrays(record: ArrayRecord) -> Arrays:
     arrays: Arrays = {}
     for name, array in record.items():
         try:
-            value = array.numpy()
+            value = npy.decode(array)
         except Exception as error:
             raise ReplyError(f"array '{name}' cannot be decoded") from error
         if list(value.shape) != list(array.shape) or str(value.dtype) != array.dtype:
