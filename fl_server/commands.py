@@ -51,8 +51,9 @@ def usecases() -> None:
     from fl_server.catalogue import list_usecases
 
     table = Table()
-    for name in ("use case", "task", "score", "what"):
-        table.add_column(name, overflow="fold")
+    for name in ("use case", "task", "score"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("what", overflow="fold")
     for entry in list_usecases():
         table.add_row(entry.slug, entry.task, entry.score, entry.title)
     console.print(table)

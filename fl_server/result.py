@@ -14,6 +14,7 @@ from safetensors.numpy import save
 
 from fl_server.checkpoint import write_atomically
 from fl_server.config import RunConfig
+from fl_server.leaderboard.charts import score_curve_svg
 from fl_server.records import RoundRecord
 from fl_server.rounds import Outcome
 from fl_server.scoring import is_better, scopes
@@ -63,7 +64,7 @@ def final_round(config: RunConfig, outcome: Outcome) -> RoundRecord:
 
 
 def write_result(config: RunConfig, outcome: Outcome, fitted: Mapping[str, Any]) -> Path:
-    """Write ``result.json``, the model and its card, each atomically.
+    """Write ``result.json``, the model, its card and the curve, each atomically.
 
     Raises
     ------
@@ -83,6 +84,10 @@ def write_result(config: RunConfig, outcome: Outcome, fitted: Mapping[str, Any])
     }
     write_atomically(config.folder / MODEL, save(arrays))
     write_atomically(config.folder / MODEL_CARD, _json(card))
+    rule = config.usecase.score
+    points = [(record.round, record.score) for record in outcome.rounds]
+    curve = score_curve_svg(points, rule.name, rule.direction)
+    write_atomically(config.folder / CURVE, curve.encode())
     path = config.folder / RESULT
     write_atomically(path, _json(result_of(config, outcome)))
     return path

@@ -1,0 +1,279 @@
+"""A whole federation as an organiser and three sites would run it: processes, sockets, TLS, keys."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from fl_server.checkpoint import FILE_NAME, read_checkpoint
+from fl_server.keys import new_certificates, new_node_key
+from tests.conftest import classification_frame
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(420)]
+BIN = Path(sys.executable).parent
+SITES = ("a", "b", "c")
+ROUNDS = 4
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def wait_until(condition, seconds: float, what: str) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"{what} did not happen within {seconds} s")
+
+
+class Federation:
+    """Starts and stops the processes; every log is a file that a failing test shows."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.processes: dict[str, subprocess.Popen] = {}
+        for index, name in enumerate(SITES):
+            site = folder / name
+            site.mkdir()
+            frame = classification_frame(600 + 100 * index, index)
+            frame.iloc[150:].to_csv(site / "train.csv", index=False)
+            frame.iloc[:150].to_csv(site / "holdout.csv", index=False)
+            (site / "site.yaml").write_text(
+                f"name: {name}\ndata: {{train: train.csv, holdout: holdout.csv}}\n"
+                "audit: audit.jsonl\n"
+            )
+            new_node_key(folder / "keys", name)
+        self.certificates = new_certificates(folder / "tls", ["127.0.0.1", "localhost"])
+
+    def spawn(self, name: str, command: str, *arguments: str) -> subprocess.Popen:
+        with (self.folder / f"{name}.log").open("a") as log:
+            process = subprocess.Popen(
+                [str(BIN / command), *arguments],
+                cwd=self.folder,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        self.processes[name] = process
+        return process
+
+    def overrides(self) -> list[str]:
+        return [
+            "usecase=tabular_classification",
+            "usecase.target=y",
+            "usecase.classes=[n,p]",
+            "usecase.categorical=[sex]",
+            "model.params.hidden=[16]",
+            "train.local_epochs=40",
+            f"rounds={ROUNDS}",
+        ]
+
+    def server(self, *extra: str) -> subprocess.Popen:
+        tls = self.certificates
+        return self.spawn(
+            "server",
+            "fl-server",
+            *self.overrides(),
+            "runtime=deployment",
+            "runtime.host=127.0.0.1",
+            f"runtime.port={self.port}",
+            f"runtime.certificate={tls.certificate}",
+            f"runtime.private_key={tls.private_key}",
+            f"runtime.ca={tls.ca}",
+            f"runtime.node_keys=[{self.folder / 'keys'}]",
+            "sites.expected=3",
+            "sites.quorum=3",
+            "hydra.run.dir=deployed",
+            *extra,
+        )
+
+    def client(self, name: str, *extra: str, **replace: str) -> subprocess.Popen:
+        options = {
+            "site": str(self.folder / name / "site.yaml"),
+            "server": f"127.0.0.1:{self.port}",
+            "ca": str(self.certificates.ca),
+            "key": str(self.folder / "keys" / f"{name}.key"),
+        } | replace
+        return self.spawn(name, "fl-client", *(f"{k}={v}" for k, v in options.items()), *extra)
+
+    def kill(self, name: str) -> None:
+        process = self.processes[name]
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+    def finished_rounds(self) -> int:
+        path = self.folder / "deployed" / FILE_NAME
+        return len(read_checkpoint(path.parent).rounds) - 1 if path.is_file() else -1
+
+    def log(self, name: str) -> str:
+        return (self.folder / f"{name}.log").read_text()
+
+    def close(self) -> None:
+        for name in self.processes:
+            self.kill(name)
+
+
+@pytest.fixture
+def federation(tmp_path: Path):
+    federation = Federation(tmp_path)
+    yield federation
+    federation.close()
+    for name in federation.processes:
+        print(f"--- {name}\n{federation.log(name)}")
+
+
+def simulate(federation: Federation) -> dict:
+    sites = ",".join(
+        f"{{name: {n}, train: {n}/train.csv, holdout: {n}/holdout.csv}}" for n in SITES
+    )
+    subprocess.run(
+        [
+            BIN / "fl-server",
+            *federation.overrides(),
+            f"data.sites=[{sites}]",
+            "hydra.run.dir=simulated",
+            "board.url=null",
+        ],
+        cwd=federation.folder,
+        check=True,
+        capture_output=True,
+    )
+    return json.loads((federation.folder / "simulated/result.json").read_text())
+
+
+def test_federation_with_tls_keys_and_kills_equals_the_simulation(federation):
+    """One client is killed in round 2 and restarted; the server is killed in round 3 and resumed."""
+    board_port = free_port()
+    serve = ("serve=true", f"board.port={board_port}")
+    federation.client("a")  # before there is a server
+    server = federation.server(*serve)
+    federation.client("b")
+    federation.client("c")
+
+    wait_until(lambda: federation.finished_rounds() >= 1, 150, "round 1")
+    federation.kill("b")
+    federation.client("b")
+    wait_until(lambda: federation.finished_rounds() >= 2, 150, "round 2")
+    page = f"http://127.0.0.1:{board_port}/api/usecases/tabular_classification/leaderboard"
+    with urllib.request.urlopen(page) as response:
+        assert json.load(response)["results"]
+    federation.kill("server")
+    finished = federation.finished_rounds()
+    assert finished < ROUNDS
+    server = federation.server("resume=true", *serve)
+    assert server.wait(200) == 0
+
+    deployed = json.loads((federation.folder / "deployed/result.json").read_text())
+    assert [r["round"] for r in deployed["rounds"]] == list(range(ROUNDS + 1))
+    for record in deployed["rounds"]:
+        assert record["status"] == "ok"
+        assert {s["site"]: s["status"] for s in record["sites"]} == dict.fromkeys(SITES, "ok")
+
+    simulated = simulate(federation)
+    for phase in ("baseline", "final"):
+        ours, theirs = (r["metrics"][phase]["overall"] for r in (deployed, simulated))
+        assert ours.keys() == theirs.keys()
+        for metric, value in theirs.items():
+            assert ours[metric] == pytest.approx(value, abs=1e-6), metric
+    left, right = (
+        load_file(federation.folder / run / "model.safetensors") for run in ("deployed", "simulated")
+    )
+    for name, value in right.items():
+        np.testing.assert_allclose(left[name], value, atol=1e-6, err_msg=name)
+
+    with sqlite3.connect(federation.folder / "fedleague.sqlite") as database:
+        assert database.execute("select count(*) from run").fetchone() == (1,)
+        assert database.execute("select count(*) from round").fetchone() == (ROUNDS + 1,)
+    audit = [
+        json.loads(line) for line in (federation.folder / "a/audit.jsonl").read_text().splitlines()
+    ]
+    assert {line["direction"] for line in audit} == {"in", "out"}
+    assert all("decision" in line for line in audit if line["direction"] == "out")
+
+
+def test_site_that_stays_away_costs_its_own_contribution(federation):
+    server = federation.server("sites.quorum=2", "sites.rejoin_seconds=1", "serve=false")
+    for name in SITES:
+        federation.client(name)
+    wait_until(lambda: federation.finished_rounds() >= 1, 150, "round 1")
+    federation.processes["c"].terminate()  # leaves in good order and does not come back
+    assert server.wait(200) == 0
+    result = json.loads((federation.folder / "deployed/result.json").read_text())
+    last = {(s["site"], s["phase"]): s for s in result["rounds"][-1]["sites"]}
+    assert last["c", "train"]["status"] == "absent"
+    assert last["c", "train"]["reason"]
+    assert last["a", "train"]["status"] == last["b", "train"]["status"] == "ok"
+    assert all(record["status"] == "ok" for record in result["rounds"])
+
+
+@pytest.mark.parametrize(
+    ("replace", "extra", "says"),
+    [
+        ({"ca": "{other_ca}"}, (), "ca"),
+        ({"key": "{stranger}"}, (), "not enrolled"),
+        ({"ca": "missing.pem"}, (), "missing.pem"),
+        ({"key": "missing.key"}, (), "missing.key"),
+        ({"server": "127.0.0.1:{closed}"}, ("max_wait_seconds=1",), "no answer within 1 s"),
+        ({"server": "127.0.0.1:{web}"}, ("max_wait_seconds=5",), "127.0.0.1"),
+        ({}, ("insecure=true",), "insecure"),
+    ],
+)
+def test_client_that_cannot_join_says_why(federation, tmp_path, replace, extra, says):
+    web_port = free_port()
+    federation.server("serve=true", f"board.port={web_port}")
+    wait_until(
+        lambda: socket.socket().connect_ex(("127.0.0.1", web_port)) == 0, 60, "the board"
+    )
+    places = {
+        "other_ca": new_certificates(tmp_path / "other", ["127.0.0.1"]).ca,
+        "stranger": new_node_key(tmp_path / "stranger", "x")[0],
+        "closed": free_port(),
+        "web": web_port,
+    }
+    replace = {key: value.format(**places) for key, value in replace.items()}
+    if "insecure=true" in extra:
+        replace |= {"ca": "null", "key": "null"}
+    client = federation.client("a", *extra, **replace)
+    assert client.wait(60) == 2
+    log = federation.log("a")
+    assert "Traceback" not in log
+    assert says.lower() in log.lower()
+
+
+def test_stock_supernode_takes_part(federation):
+    """Flower's own client, with its key and our CA, beside two of ours."""
+    server = federation.server("serve=false")
+    for name in ("a", "b"):
+        federation.client(name)
+    federation.spawn(
+        "c",
+        "flower-supernode",
+        "--superlink",
+        f"127.0.0.1:{federation.port}",
+        "--root-certificates",
+        str(federation.certificates.ca),
+        "--auth-supernode-private-key",
+        str(federation.folder / "keys/c.key"),
+        "--node-config",
+        f'site="{federation.folder / "c/site.yaml"}"',
+    )
+    assert server.wait(350) == 0
+    result = json.loads((federation.folder / "deployed/result.json").read_text())
+    simulated = simulate(federation)
+    assert {s["site"] for s in result["rounds"][-1]["sites"]} == set(SITES)
+    assert result["score"]["final"] == pytest.approx(simulated["score"]["final"], abs=1e-6)
