@@ -18,9 +18,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from flwr.app import Message
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 
-from strategies.messages import CONFIG, JOB, ROUND, Job
+from strategies.messages import CONFIG, JOB, ROUND, Job, find_record
 from tasks.errors import ReplyError
 
 
@@ -83,7 +83,8 @@ def arrays(message: Message) -> list[dict[str, Any]]:
             "bytes": len(array.data),
             "sha256": hashlib.sha256(array.data).hexdigest(),
         }
-        for record, named in message.content.array_records.items()
+        for record, named in message.content.items()
+        if isinstance(named, ArrayRecord)
         for name, array in named.items()
     ]
 
@@ -92,12 +93,17 @@ def values(message: Message) -> dict[str, Any]:
     """Return what leaves beside arrays: row counts, the training loss, the site's name."""
     if not message.has_content():
         return {}
-    records = (message.content.metric_records, message.content.config_records)
-    return {key: value for kind in records for r in kind.values() for key, value in r.items()}
+    left: dict[str, Any] = {}
+    for record in message.content.values():
+        if isinstance(record, MetricRecord | ConfigRecord):
+            left |= dict(record.items())
+    return left
 
 
 def _config(message: Message) -> Mapping[str, Any]:
-    return message.content.config_records.get(CONFIG) or {} if message.has_content() else {}
+    if not message.has_content():
+        return {}
+    return find_record(message.content, CONFIG, ConfigRecord) or {}
 
 
 def _is_torn(descriptor: int) -> bool:

@@ -38,6 +38,7 @@ from strategies.messages import (
     STATS,
     TRAIN,
     Refusal,
+    find_record,
     refusal,
     unpack_arrays,
 )
@@ -112,14 +113,15 @@ def check_reply(message: Message, reply: Message, site: SiteConfig) -> None:
     for name, record in reply.content.items():
         if not isinstance(record, RECORD_KINDS[name]):
             raise EgressError(f"record '{name}' is a {type(record).__name__}")
-    _check_numbers(reply.content.metric_records.get(METRICS, {}), ALLOWED_NUMBERS[kind])
-    if reply.content.config_records.get(SITE, {NAME: site.name}) != {NAME: site.name}:
+    _check_numbers(find_record(reply.content, METRICS, MetricRecord) or {}, ALLOWED_NUMBERS[kind])
+    named = find_record(reply.content, SITE, ConfigRecord)
+    if named is not None and named != {NAME: site.name}:
         raise EgressError("the site's name, and nothing else, may leave as text")
-    received = message.content.array_records.get(ARRAYS)
+    received = find_record(message.content, ARRAYS, ArrayRecord)
     for record_name in (ARRAYS, EXTRA):
-        if (sent := reply.content.array_records.get(record_name)) is not None:
+        if (sent := find_record(reply.content, record_name, ArrayRecord)) is not None:
             _check_weights(sent, received, exact=record_name == ARRAYS)
-    if (stats := reply.content.array_records.get(STATS)) is not None:
+    if (stats := find_record(reply.content, STATS, ArrayRecord)) is not None:
         _check_summands(stats, evaluation=kind == EVALUATE)
 
 
@@ -163,7 +165,7 @@ def _check_summands(stats: ArrayRecord, *, evaluation: bool) -> None:
 def _check_content(record: ArrayRecord) -> None:
     """Require that an array holds what it declares, nothing behind it, and finite values."""
     try:
-        arrays = unpack_arrays(record)
+        arrays = unpack_arrays(record, copy=False)
     except ReplyError as error:
         raise EgressError(str(error)) from None
     for name, value in arrays.items():

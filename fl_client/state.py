@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from flwr.app import Context
+from flwr.app import ArrayRecord, Context
 
-from strategies.messages import pack_arrays, unpack_arrays
+from strategies.messages import find_record, pack_arrays, unpack_arrays
 from tasks.contract import Arrays
 
 
@@ -16,7 +16,7 @@ class ContextState:
 
     def get(self, name: str) -> Arrays | None:
         """Return what an earlier round stored under ``name``."""
-        record = self._state.array_records.get(name)
+        record = find_record(self._state, name, ArrayRecord)
         return None if record is None else unpack_arrays(record)
 
     def put(self, name: str, arrays: Arrays) -> None:

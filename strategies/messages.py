@@ -23,7 +23,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from enum import Enum
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 
@@ -39,6 +39,7 @@ from tasks.errors import (
 )
 from tasks.stats import Stats
 
+Record = TypeVar("Record", ArrayRecord, MetricRecord, ConfigRecord)
 PROTOCOL = 1
 DESCRIBE, FIT, TRAIN, EVALUATE = "query.describe", "query.fit", "train", "evaluate"
 ARRAYS, CONFIG, METRICS, STATS, SITE = "arrays", "config", "metrics", "stats", "site"
@@ -176,11 +177,11 @@ class SiteReply:
     def from_records(records: RecordDict) -> SiteReply:
         """Decode; ``ReplyError`` when a record or key is missing or of another type."""
         try:
-            metrics = records.metric_records[METRICS]
-            name = records.config_records[SITE][NAME]
+            metrics = record_of(records, METRICS, MetricRecord)
+            name = record_of(records, SITE, ConfigRecord)[NAME]
             if not isinstance(name, str) or not name:
                 raise ReplyError("the site sent no name")
-            stats = records.array_records.get(STATS)
+            stats = find_record(records, STATS, ArrayRecord)
             return SiteReply(
                 name,
                 _count(metrics, NUM_TRAIN),
@@ -224,8 +225,9 @@ class EvaluateReply:
     def from_records(records: RecordDict) -> EvaluateReply:
         """Decode; ``ReplyError`` when a record or key is missing or of another type."""
         try:
-            count = _count(records.metric_records[METRICS], NUM_EXAMPLES)
-            return EvaluateReply(Stats(unpack_arrays(records.array_records[STATS])), count)
+            count = _count(record_of(records, METRICS, MetricRecord), NUM_EXAMPLES)
+            stats = Stats(unpack_arrays(record_of(records, STATS, ArrayRecord)))
+            return EvaluateReply(stats, count)
         except KeyError as error:
             raise ReplyError(f"reply lacks {error}") from error
 
@@ -246,10 +248,34 @@ def config_of(message: Message) -> ConfigRecord:
     ReplyError
         If the message carries none, or no job.
     """
-    config = message.content.config_records.get(CONFIG)
+    config = find_record(message.content, CONFIG, ConfigRecord)
     if config is None or not isinstance(config.get(JOB), str):
         raise ReplyError(f"message '{message.metadata.message_type}' carries no job")
     return config
+
+
+def find_record(content: RecordDict, name: str, kind: type[Record]) -> Record | None:
+    """Return a record, or None if there is none of that name and kind.
+
+    Unlike ``content.array_records``, which makes a view that refers to itself and so keeps the
+    content in memory until the garbage collector comes by: with large models, gigabytes.
+    """
+    record = content.get(name)
+    return record if isinstance(record, kind) else None
+
+
+def record_of(content: RecordDict, name: str, kind: type[Record]) -> Record:
+    """Return a record; see ``find_record``.
+
+    Raises
+    ------
+    ReplyError
+        If there is none of that name and kind.
+    """
+    record = find_record(content, name, kind)
+    if record is None:
+        raise ReplyError(f"reply lacks '{name}'")
+    return record
 
 
 def refusal(error: Exception, message: Message) -> Message:
@@ -263,8 +289,13 @@ def pack_arrays(arrays: Mapping[str, Any]) -> ArrayRecord:
     return ArrayRecord({name: npy.encode(values) for name, values in arrays.items()})
 
 
-def unpack_arrays(record: ArrayRecord) -> Arrays:
+def unpack_arrays(record: ArrayRecord, *, copy: bool = True) -> Arrays:
     """Decode named numpy arrays.
+
+    Parameters
+    ----------
+    copy : bool
+        False: read-only views of the bytes received, for whoever only looks or adds up.
 
     Raises
     ------
@@ -274,7 +305,7 @@ def unpack_arrays(record: ArrayRecord) -> Arrays:
     arrays: Arrays = {}
     for name, array in record.items():
         try:
-            value = npy.decode(array)
+            value = npy.decode(array, copy=copy)
         except Exception as error:
             raise ReplyError(f"array '{name}' cannot be decoded") from error
         if list(value.shape) != list(array.shape) or str(value.dtype) != array.dtype:
@@ -285,9 +316,12 @@ def unpack_arrays(record: ArrayRecord) -> Arrays:
 
 def payload_bytes(records: RecordDict) -> int:
     """Return the array bytes and the text bytes of a message's content."""
-    total = sum(len(a.data) for record in records.array_records.values() for a in record.values())
-    for config in records.config_records.values():
-        total += sum(len(v) for v in config.values() if isinstance(v, str | bytes))
+    total = 0
+    for record in records.values():
+        if isinstance(record, ArrayRecord):
+            total += sum(len(array.data) for array in record.values())
+        elif isinstance(record, ConfigRecord):
+            total += sum(len(v) for v in record.values() if isinstance(v, str | bytes))
     return total
 
 

@@ -30,8 +30,8 @@ def encode(values: Any) -> Array:
     return Array(str(array.dtype), array.shape, STYPE, data)
 
 
-def decode(array: Array) -> NDArray[Any]:
-    """Decode an array into memory of its own.
+def decode(array: Array, *, copy: bool = True) -> NDArray[Any]:
+    """Decode an array, into memory of its own or as a read-only view of the bytes.
 
     Raises
     ------
@@ -44,7 +44,8 @@ def decode(array: Array) -> NDArray[Any]:
         return array.numpy()
     dtype, shape, fortran_order = _layout(data[:start])
     values = np.frombuffer(data, dtype, offset=start)
-    return values.reshape(shape, order="F" if fortran_order else "C").copy()
+    values = values.reshape(shape, order="F" if fortran_order else "C")
+    return values.copy() if copy else values
 
 
 @lru_cache(maxsize=256)
