@@ -21,8 +21,10 @@ from strategies.messages import (
     ARRAYS,
     EXTRA,
     JOB,
+    ROUND,
     TrainReply,
     config_of,
+    find_record,
     pack_arrays,
     unpack_arrays,
 )
@@ -59,7 +61,7 @@ def fit(message: Message, context: Context) -> Message:
 def train(message: Message, context: Context) -> Message:
     """Run the strategy's client half on the site's training rows."""
     config = config_of(message)
-    extra = message.content.array_records.get(EXTRA)
+    extra = find_record(message.content, EXTRA, ArrayRecord)
     result = runner.train(
         site_of(context),
         str(config[JOB]),
@@ -78,8 +80,9 @@ def train(message: Message, context: Context) -> Message:
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Send the metric summands of the site's holdout rows."""
-    job = str(config_of(message)[JOB])
-    reply = runner.evaluate(site_of(context), job, _weights(message))
+    config = config_of(message)
+    state = ContextState(context) if config.get(ROUND) else None  # round 0: as submitted
+    reply = runner.evaluate(site_of(context), str(config[JOB]), _weights(message), state)
     return Message(reply.to_records(), reply_to=message)
 
 
@@ -89,7 +92,7 @@ _last: tuple[weakref.ref[ArrayRecord], Arrays] | None = None
 def _weights(message: Message) -> Arrays:
     """Decode the model; in a simulation all sites share one record, so decode it once."""
     global _last
-    record = message.content.array_records.get(ARRAYS)
+    record = find_record(message.content, ARRAYS, ArrayRecord)
     if record is None:
         raise ReplyError(f"message '{message.metadata.message_type}' carries no weights")
     if _last is not None and _last[0]() is record:

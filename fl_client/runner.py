@@ -16,7 +16,7 @@ from typing import Any, cast
 from fl_client.site import Policy, SiteConfig
 from strategies.local import LocalResult, LocalRound, SiteState
 from strategies.messages import EvaluateReply, Job, SiteReply
-from strategies.registry import client_half
+from strategies.registry import client_half, personaliser
 from tasks.contract import (
     Arrays,
     DataSource,
@@ -86,11 +86,21 @@ def train(
     return half(LocalRound(task, model, data, job.train, arrays, config, seed, state, extra))
 
 
-def evaluate(site: SiteConfig, job_text: str, arrays: Arrays) -> EvaluateReply:
-    """Return the metric summands on the site's held-out rows."""
+def evaluate(
+    site: SiteConfig, job_text: str, arrays: Arrays, state: SiteState | None = None
+) -> EvaluateReply:
+    """Return the metric summands on the site's held-out rows.
+
+    Parameters
+    ----------
+    state : SiteState or None
+        The site's memory, from which a personal strategy makes the site's own model; None
+        evaluates the model as received (the baseline).
+    """
     task, data = _open(site, job_text)
     model = _model(job_text)
-    model.load(arrays)
+    own = personaliser(Job.from_json(job_text).strategy, site.policy.custom_code)
+    model.load(own(arrays, state) if own is not None and state is not None else arrays)
     stats = _large_subgroups(task.evaluate(model, data), data, site.policy)
     return EvaluateReply(stats, data.num_holdout)
 

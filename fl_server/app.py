@@ -15,11 +15,13 @@ from fl_server.board import BoardObserver
 from fl_server.checkpoint import Checkpoint, read_checkpoint
 from fl_server.config import RunConfig, fingerprint, make_strategy
 from fl_server.enrolment import Enrolment
+from fl_server.instantiation import make_sampler
 from fl_server.progress import Progress
 from fl_server.result import write_result
 from fl_server.roster import settled_nodes
 from fl_server.rounds import Observer, Outcome, RoundLoop
 from strategies.registry import client_half_name
+from strategies.requirements import check_layers, check_training
 from strategies.simulated import simulated_sites_file
 from tasks.contract import Arrays, Model
 from tasks.errors import CheckpointError, ConfigError
@@ -51,6 +53,8 @@ def execute(grid: Grid, config: RunConfig, progress: Progress | None = None) -> 
     quiet_flower()
     task = load_task(config.usecase.task, config.schema)
     strategy = make_strategy(config.strategy)
+    check_training(strategy, task, config.train)
+    sampler = make_sampler(config.resolved.get("sampling"))
     mark = fingerprint(config)
     resumed = _resumed(config, mark)
     progress = progress or Progress(config)
@@ -58,13 +62,14 @@ def execute(grid: Grid, config: RunConfig, progress: Progress | None = None) -> 
         enrolment = Enrolment(grid, config, task, client_half_name(strategy))
         enrolment.start(_expected(config), resumed.fitted if resumed else None)
         model = task.build(config.model, enrolment.fitted, config.seed)
+        check_layers(strategy, model)
         arrays = _starting_weights(config, model)
         observers: Sequence[Observer] = (board, progress)
         members = list(enrolment.roster)
         board.open_run(arrays)
         for observer in observers:
             observer.enrolled(members)
-        loop = RoundLoop(grid, config, task, strategy, enrolment)
+        loop = RoundLoop(grid, config, task, strategy, enrolment, sampler)
         outcome = loop.run(arrays, list(observers), mark, resumed)
         write_result(config, outcome, enrolment.fitted)
         board.finished(outcome)

@@ -20,6 +20,24 @@ from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from fl_server.checks import (
+    BOARD_CHECKS,
+    PARTITION_CHECKS,
+    SITES_CHECKS,
+    STOPPING_CHECKS,
+    TRAIN_CHECKS,
+    Check,
+    check_arguments,
+    each,
+    flag,
+    number,
+    optional,
+    section,
+    slug,
+    text,
+    whole,
+)
+from fl_server.instantiation import parameters_of
 from fl_server.records import ScoreRule, UseCaseInfo
 from tasks.contract import ModelSpec, TrainConfig
 from tasks.errors import ConfigError
@@ -157,7 +175,8 @@ def make_strategy(config: Mapping[str, Any]) -> Strategy:
             "strategy._target_ must name a class, e.g. flwr.serverapp.strategy.FedAvg"
         )
     try:
-        accepted = inspect.signature(get_class(str(target))).parameters
+        accepted = parameters_of(get_class(str(target)))
+        check_arguments(str(target), accepted, config)
         minima = {name: 1 for name in NODE_MINIMA if name in accepted and name not in config}
         strategy = instantiate(dict(config), **minima, _convert_="all")
     except Exception as error:
@@ -263,5 +282,6 @@ def _dataclass(kind: type[Any], raw: Mapping[str, Any], group: str) -> Any:
 
 def fingerprint(config: RunConfig) -> str:
     """Return what must not change between a run and its resumption, as JSON text."""
-    keep = ("usecase", "model", "train", "strategy", "seed", "data", "partition", "weights")
+    keep: tuple[str, ...] = ("usecase", "model", "train", "strategy", "sampling")
+    keep += ("seed", "data", "partition", "weights")
     return json.dumps({key: config.resolved[key] for key in keep}, sort_keys=True)

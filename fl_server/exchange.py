@@ -91,7 +91,9 @@ class Exchange:
             key = id(message.content)
             if key not in sizes:
                 sizes[key] = payload_bytes(message.content)
-            self.records[site] = SiteRecord(site, self.phase, "absent", bytes_down=sizes[key])
+            self.records[site] = SiteRecord(
+                site, self.phase, "late", bytes_down=sizes[key], reason="no reply yet"
+            )
             yield message
 
     def _site_of(self, reply: Message, outstanding: dict[str, Message]) -> str | None:

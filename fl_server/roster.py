@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -107,15 +107,31 @@ def settled_nodes(grid: Grid, seconds: float = 60.0) -> int:
 
 
 class RosterGrid(Grid):
-    """A grid that shows a strategy only the run's sites, by name, whatever their node ids."""
+    """A grid that shows a strategy only the run's sites, by name, whatever their node ids.
 
-    def __init__(self, grid: Grid, roster: Roster) -> None:
+    Parameters
+    ----------
+    chosen : collection of str or None
+        The sites that this round's sampling chose; None: all.
+    """
+
+    def __init__(self, grid: Grid, roster: Roster, chosen: Collection[str] | None = None) -> None:
         self._grid = grid
         self._roster = roster
+        self._chosen = chosen
+
+    @property
+    def num_sites(self) -> int:
+        """Number of connected sites, chosen or not (N of SCAFFOLD and FedDyn)."""
+        return len(self._roster.online(self._grid))
 
     def get_node_ids(self) -> Iterable[int]:
-        """Return the connected sites' nodes, in the order of the sites' names."""
-        return [member.node_id for member in self._roster.online(self._grid)]
+        """Return the chosen connected sites' nodes, in the order of the sites' names."""
+        return [
+            member.node_id
+            for member in self._roster.online(self._grid)
+            if self._chosen is None or member.name in self._chosen
+        ]
 
     def set_run(self, run: Run) -> None:
         """Not for strategies."""

@@ -25,7 +25,7 @@ from fl_server.exchange import Exchange
 from fl_server.records import RoundRecord, SiteRecord
 from fl_server.roster import Member, RosterGrid, addressed, seeded_sampling
 from fl_server.scoring import is_better, score_of
-from fl_server.screening import check_evaluate, check_train
+from fl_server.screening import check_evaluate, check_train, conformed
 from strategies.messages import (
     EVALUATE,
     JOB,
@@ -35,9 +35,10 @@ from strategies.messages import (
     request,
     unpack_arrays,
 )
+from strategies.sampling import Candidate, Sampler, Uniform
 from strategies.state import restore, snapshot
 from tasks.contract import Arrays, ScoreCard, Task, child_seed
-from tasks.errors import FedleagueError, QuorumError, ReplyError
+from tasks.errors import FedleagueError, QuorumError
 from tasks.stats import Stats
 
 log = logging.getLogger("fedleague.server")
@@ -77,7 +78,13 @@ class RoundLoop:
     """Drive one run on one grid."""
 
     def __init__(
-        self, grid: Grid, config: RunConfig, task: Task, strategy: Strategy, enrolment: Enrolment
+        self,
+        grid: Grid,
+        config: RunConfig,
+        task: Task,
+        strategy: Strategy,
+        enrolment: Enrolment,
+        sampler: Sampler | None = None,
     ) -> None:
         self._grid = grid
         self._config = config
@@ -85,6 +92,9 @@ class RoundLoop:
         self._strategy = strategy
         self._enrolment = enrolment
         self._roster = enrolment.roster
+        self._sampler = sampler or Uniform()
+        self._losses: dict[str, float] = {}
+        self._num_accepted = 0
 
     def run(
         self,
@@ -109,6 +119,7 @@ class RoundLoop:
             arrays = resumed.model
             restore(self._strategy, resumed.strategy_arrays, resumed.strategy_numbers)
         stopped = self._should_stop(records)
+        self._note_losses(records)
         for number in range(len(records), config.rounds + 1):
             if stopped:
                 break
@@ -116,6 +127,7 @@ class RoundLoop:
             if self._keeps_best() and self._is_best(record, records):
                 best = arrays
             records.append(record)
+            self._note_losses(records[-1:])
             self._save(fingerprint, arrays, best, records)
             for observer in observers:
                 observer.round_finished(record)
@@ -154,7 +166,7 @@ class RoundLoop:
         try:
             new, loss = self._aggregate(number, arrays, exchange)
             status, reason = self._judge(new, exchange)
-            new = _conformed(new, arrays) if new is not None else None
+            new = conformed(new, arrays) if new is not None else None
         except FedleagueError as error:
             new, loss, status, reason = None, None, "failed", str(error)
         except Exception as error:
@@ -169,14 +181,19 @@ class RoundLoop:
         self, number: int, arrays: Arrays, exchange: Exchange
     ) -> tuple[Arrays | None, float | None]:
         limit = self._config.sites.max_update_norm
-        grid = RosterGrid(self._grid, self._roster)
+        grid = RosterGrid(self._grid, self._roster, self._sampled(number))
         config = ConfigRecord({JOB: self._enrolment.job, ROUND: number})
-        self._enrolment.gather()
         with seeded_sampling(child_seed(self._config.seed, "sample", number)):
             messages = self._strategy.configure_train(number, pack_arrays(arrays), config, grid)
-        replies = exchange.replies(
-            messages, lambda member, reply: check_train(reply, arrays, member.num_train, limit)
-        )
+        extra: Arrays = getattr(self._strategy, "expected_extra", dict)()
+        self._num_accepted = 0
+
+        def screen(member: Member, reply: Message) -> tuple[int, float]:
+            checked = check_train(reply, arrays, member.num_train, limit, extra=extra)
+            self._num_accepted += 1
+            return checked
+
+        replies = exchange.replies(messages, screen)
         record, metrics = self._strategy.aggregate_train(number, replies)
         loss = metrics.get(LOSS) if metrics is not None else None
         return (
@@ -184,10 +201,26 @@ class RoundLoop:
             float(loss) if isinstance(loss, int | float) else None,
         )
 
+    def _sampled(self, number: int) -> set[str]:
+        """Return the connected sites that this round may ask."""
+        members = self._enrolment.gather()
+        if not members:
+            return set()
+        sites = [Candidate(m.name, m.num_train, self._losses.get(m.name)) for m in members]
+        seed = child_seed(self._config.seed, "sampling", number)
+        return set(self._sampler.choose(sites, np.random.default_rng(seed)))
+
+    def _note_losses(self, records: list[RoundRecord]) -> None:
+        """Remember each site's last training loss, from which sites may be sampled."""
+        for record in records:
+            for site in record.sites:
+                if site.status == "ok" and site.loss is not None:
+                    self._losses[site.site] = site.loss
+
     def _judge(self, new: Arrays | None, exchange: Exchange) -> tuple[str, str]:
         """Say whether the aggregated model may become the model of record."""
         statuses = [record.status for record in exchange.records.values()]
-        answered = statuses.count("ok")
+        answered = self._num_accepted  # late replies of earlier rounds (FedBuff) included
         if "diverged" in statuses and not answered:
             return "diverged", "training diverged at every site; lower train.lr"
         if answered < (self._config.sites.quorum or 1):
@@ -277,24 +310,6 @@ class RoundLoop:
             if is_better(record.score, best.score, direction, stopping.min_delta):
                 best = record
         return records[-1].round - best.round >= stopping.patience
-
-
-def _conformed(new: Arrays, sent: Arrays) -> Arrays:
-    """Return the aggregated model in the names, shapes and dtypes that the sites know.
-
-    Raises
-    ------
-    ReplyError
-        If the strategy returned other names or shapes.
-    """
-    if new.keys() != sent.keys():
-        raise ReplyError(f"the strategy changed the weights {sorted(new.keys() ^ sent.keys())}")
-    for name, array in new.items():
-        if array.shape != sent[name].shape:
-            raise ReplyError(
-                f"the strategy returned '{name}' as {array.shape}, expected {sent[name].shape}"
-            )
-    return {name: new[name].astype(array.dtype, copy=False) for name, array in sent.items()}
 
 
 def _exhaust(replies: Iterator[Message]) -> None:

@@ -10,14 +10,17 @@ import math
 from collections.abc import Mapping
 
 import numpy as np
-from flwr.app import ArrayRecord, Message
+from flwr.app import ArrayRecord, Message, MetricRecord
 
 from strategies.messages import (
     ARRAYS,
+    EXTRA,
     LOSS,
     METRICS,
     NUM_EXAMPLES,
+    NUM_STEPS,
     EvaluateReply,
+    find_record,
     unpack_arrays,
 )
 from tasks.contract import Arrays
@@ -29,7 +32,12 @@ HEADER_BYTES = 1024
 
 
 def check_train(
-    reply: Message, sent: Arrays, num_train: int, max_update_norm: float | None = None
+    reply: Message,
+    sent: Arrays,
+    num_train: int,
+    max_update_norm: float | None = None,
+    *,
+    extra: Arrays | None = None,
 ) -> tuple[int, float]:
     """Check a training reply; return its example count and loss.
 
@@ -39,14 +47,17 @@ def check_train(
         The weights that the site received.
     num_train : int
         Training rows that the site declared when it joined.
+    extra : dict of str to array or None
+        The names, shapes and dtypes of the extra arrays that the strategy expects, all of them;
+        none otherwise.
 
     Raises
     ------
     ReplyError
         Saying what is wrong with the reply.
     """
-    record = reply.content.array_records.get(ARRAYS)
-    metrics = reply.content.metric_records.get(METRICS)
+    record = find_record(reply.content, ARRAYS, ArrayRecord)
+    metrics = find_record(reply.content, METRICS, MetricRecord)
     if record is None or metrics is None:
         raise ReplyError("reply lacks weights or metrics")
     count = metrics.get(NUM_EXAMPLES)
@@ -57,8 +68,12 @@ def check_train(
     loss = metrics.get(LOSS, 0.0)
     if not isinstance(loss, int | float) or not math.isfinite(loss):
         raise ReplyError(f"training loss is {loss}")
+    steps = metrics.get(NUM_STEPS, 0)
+    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 0:
+        raise ReplyError(f"'{NUM_STEPS}' must be a count, got {steps!r}")
+    check_extra(reply, extra or {})
     _check_declared(record, sent)
-    arrays = unpack_arrays(record)
+    arrays = unpack_arrays(record, copy=False)
     squared = 0.0
     for name, array in arrays.items():
         if array.dtype.kind == "f" and not np.isfinite(array).all():
@@ -70,6 +85,39 @@ def check_train(
             f"update has l2 norm {math.sqrt(squared):.4g}, above sites.max_update_norm"
         )
     return count, float(loss)
+
+
+def check_extra(reply: Message, expected: Arrays) -> None:
+    """Check the extra arrays of a training reply: those that the strategy expects, finite.
+
+    Raises
+    ------
+    ReplyError
+        Naming the array.
+    """
+    record = find_record(reply.content, EXTRA, ArrayRecord) or ArrayRecord()
+    _check_declared(record, expected, "extra array")
+    for name, array in unpack_arrays(record, copy=False).items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise ReplyError(f"extra array '{name}' holds a value that is not finite")
+
+
+def conformed(new: Arrays, sent: Arrays) -> Arrays:
+    """Return the aggregated model in the names, shapes and dtypes that the sites know.
+
+    Raises
+    ------
+    ReplyError
+        If the strategy returned other names or shapes.
+    """
+    if new.keys() != sent.keys():
+        raise ReplyError(f"the strategy changed the weights {sorted(new.keys() ^ sent.keys())}")
+    for name, array in new.items():
+        if array.shape != sent[name].shape:
+            raise ReplyError(
+                f"the strategy returned '{name}' as {array.shape}, expected {sent[name].shape}"
+            )
+    return {name: new[name].astype(array.dtype, copy=False) for name, array in sent.items()}
 
 
 def check_evaluate(
@@ -110,16 +158,16 @@ def check_summands(stats: Stats, num_rows: int) -> None:
             raise ReplyError(f"sum '{name}' is not finite")
 
 
-def _check_declared(record: ArrayRecord, sent: Arrays) -> None:
+def _check_declared(record: ArrayRecord, sent: Arrays, what: str = "weight") -> None:
     """Check names, shapes, dtypes and byte counts before anything is decoded."""
     if wrong := record.keys() ^ sent.keys():
-        raise ReplyError(f"weights {sorted(wrong)} are missing or were not asked for")
+        raise ReplyError(f"{what}s {sorted(wrong)} are missing or were not asked for")
     for name, array in record.items():
         expected = sent[name]
         if tuple(array.shape) != expected.shape or array.dtype != str(expected.dtype):
             raise ReplyError(
-                f"weight '{name}' is {array.dtype}{list(array.shape)}, "
+                f"{what} '{name}' is {array.dtype}{list(array.shape)}, "
                 f"expected {expected.dtype}{list(expected.shape)}"
             )
         if len(array.data) > expected.nbytes + HEADER_BYTES:
-            raise ReplyError(f"weight '{name}' is oversized: {len(array.data)} bytes")
+            raise ReplyError(f"{what} '{name}' is oversized: {len(array.data)} bytes")

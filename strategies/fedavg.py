@@ -1,55 +1,121 @@
-"""Federated averaging, both halves.
+"""Federated averaging, both halves, and the hooks that other strategies fill.
 
 McMahan, Moore, Ramage, Hampson, Agüera y Arcas: "Communication-Efficient Learning of Deep
-Networks from Decentralized Data", AISTATS 2017 (arXiv:1602.05629), Algorithm 1.
+Networks from Decentralized Data", AISTATS 2017 (arXiv:1602.05629), Algorithm 1::
+
+    w <- sum_k (n_k / n) w_k
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import ClassVar
 
-from flwr.app import ArrayRecord, Message, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp import Grid
 from flwr.serverapp import strategy as flower
 
-from strategies.accumulator import WeightedMean
-from strategies.local import LocalResult, LocalRound
-from strategies.messages import (
-    ARRAYS,
-    LOSS,
-    METRICS,
-    NUM_EXAMPLES,
-    PROXIMAL_MU,
-    pack_arrays,
-    unpack_arrays,
-)
-from tasks.contract import LocalObjective
+from strategies.folding import Fold, fold_replies, number
+from strategies.local import LocalResult, LocalRound, Scalar
+from strategies.messages import EXTRA, PROXIMAL_MU, pack_arrays, unpack_arrays
+from tasks.contract import Arrays, LocalObjective
+from tasks.errors import ConfigError
 
 
 class FedAvg(flower.FedAvg):
-    """FedAvg that folds replies as they arrive.
+    """FedAvg that folds replies as they arrive, with hooks for other strategies.
 
     Same arguments and same result as ``flwr.serverapp.strategy.FedAvg``, which holds every reply
     until the last; this one holds one running sum, so server memory is O(model).
+
+    A strategy overrides what it needs of ``round_config``, ``extra``, ``expected_extra``,
+    ``weight`` and ``update``. Its state is plain attributes (arrays by name, numbers, ``None``
+    before the first round) that are replaced, never changed in place: then a failed round is
+    undone and a killed run resumes (``strategies.state``).
+
+    Attributes
+    ----------
+    client_half : str
+        Name in ``strategies.registry``, or ``module:function``.
+    needs_single_updates : bool
+        Whether the rule must see each site's update (no secure aggregation then).
+    weighting : {"examples", "uniform"}
+    num_sites : int
+        Connected sites at the start of the round, sampled or not.
     """
+
+    client_half: ClassVar[str] = "fedavg"
+    needs_single_updates: ClassVar[bool] = False
+    transient: ClassVar[tuple[str, ...]] = ("sent_record", "num_sites")
+    weighting: str = "examples"
+    sent_record: ArrayRecord | None = None
+    num_sites: int = 0
+
+    @property
+    def sent(self) -> Arrays:
+        """The model that this round's sites received."""
+        return unpack_arrays(self.sent_record) if self.sent_record is not None else {}
+
+    def round_config(self) -> Mapping[str, Scalar]:
+        """Return scalars for the client half."""
+        return {}
+
+    def extra(self) -> Arrays:
+        """Return arrays that travel with the model to every site of the round."""
+        return {}
+
+    def expected_extra(self) -> Arrays:
+        """Return arrays in the names, shapes and dtypes that each reply must carry as extra."""
+        return {}
+
+    def weight(self, metrics: MetricRecord) -> float:
+        """Return a reply's weight in the means."""
+        return 1.0 if self.weighting == "uniform" else number(metrics, self.weighted_by_key)
+
+    def update(self, fold: Fold) -> Arrays:
+        """Return the new model."""
+        return fold.mean
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Ask the sampled sites to train; add the strategy's scalars and arrays."""
+        self.sent_record = arrays
+        self.num_sites = count_sites(grid)
+        config.update(self.round_config())
+        messages = list(super().configure_train(server_round, arrays, config, grid))
+        if extra := self.extra():
+            record = pack_arrays(extra)
+            for message in messages:
+                message.content[EXTRA] = record
+        return messages
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Fold replies into the example-weighted mean of models and losses."""
-        mean = WeightedMean()
-        loss = 0.0
-        for reply in replies:
-            if reply.has_error():
-                continue
-            metrics = reply.content.metric_records[METRICS]
-            weight = float(metrics[self.weighted_by_key])  # type: ignore[arg-type]
-            mean.add(unpack_arrays(reply.content.array_records[ARRAYS]), weight)
-            loss += weight * float(metrics.get(LOSS, 0.0))  # type: ignore[arg-type]
-        arrays = mean.result()
-        if arrays is None:
+        """Fold replies into weighted means, then apply ``update``."""
+        fold = fold_replies(replies, self.weight)
+        if fold is None:
             return None, None
-        record = MetricRecord({LOSS: loss / mean.weight, NUM_EXAMPLES: int(mean.weight)})
-        return pack_arrays(arrays), record
+        return pack_arrays(self.update(fold)), fold.metrics()
+
+
+def count_sites(grid: Grid) -> int:
+    """Return how many sites are connected, whether or not this round's sampling shows them."""
+    return int(getattr(grid, "num_sites", 0)) or len(list(grid.get_node_ids()))
+
+
+def checked_weighting(weighting: str) -> str:
+    """Return ``weighting``.
+
+    Raises
+    ------
+    ConfigError
+        If it is neither ``examples`` (n_k / n) nor ``uniform`` (1 / |S|).
+    """
+    if weighting not in ("examples", "uniform"):
+        raise ConfigError(f"strategy.weighting must be examples or uniform, got {weighting!r}")
+    return weighting
 
 
 def local_update(local: LocalRound) -> LocalResult:

@@ -66,6 +66,21 @@ class LocalRound:
             self.model, self.data, config, objective or LocalObjective(), self.seed
         )
 
+    def loss_at_received(self) -> float:
+        """Return the mean training loss at the received weights: an epoch that does not step."""
+        still = replace(
+            self.train_config,
+            optimizer="sgd",
+            lr=0.0,
+            momentum=0.0,
+            weight_decay=0.0,
+            local_epochs=1,
+            local_steps=None,
+        )
+        outcome = self.task.train(self.model, self.data, still, LocalObjective(), self.seed)
+        self.model.load(self.received)  # running statistics may have moved
+        return outcome.loss
+
 
 @dataclass(frozen=True)
 class LocalResult:

@@ -7,10 +7,21 @@ from functools import lru_cache
 from typing import cast
 
 from strategies.local import ClientHalf
+from strategies.personal import Personalise
 from tasks.errors import PolicyError
 
 CLIENT_HALVES = {
-    "fedavg": "strategies.fedavg:local_update",
+    name: f"strategies.{name}:local_update"
+    for name in (
+        "fedavg",
+        "scaffold",
+        "feddyn",
+        "fedlc",
+        "fedbn",
+        "fedper",
+        "ditto",
+        "qfedavg",
+    )
 }
 DEFAULT = "fedavg"
 
@@ -36,19 +47,36 @@ def client_half(name: str, custom_code: bool = False) -> ClientHalf:
     PolicyError
         If the name is unknown, or names code that the site does not allow.
     """
-    path = CLIENT_HALVES.get(name)
-    if path is None:
-        if ":" not in name:
-            raise PolicyError(
-                f"strategy '{name}' has no client half here; known: {sorted(CLIENT_HALVES)}"
-            )
-        if not custom_code:
-            raise PolicyError(
-                f"client half '{name}' is custom code; to allow it set policy.custom_code: true"
-            )
-        path = name
-    module, _, function = path.partition(":")
+    module, _, function = _path(name, custom_code).partition(":")
     try:
         return cast(ClientHalf, getattr(importlib.import_module(module), function))
     except (ImportError, AttributeError) as error:
         raise PolicyError(f"client half '{name}' is not installed at this site: {error}") from error
+
+
+@lru_cache
+def personaliser(name: str, custom_code: bool = False) -> Personalise | None:
+    """Return ``personalise(arrays, state)`` of a client half's module, if it offers one.
+
+    None also where the half may not run here: a site that never trained has no model of its own.
+    """
+    try:
+        module = importlib.import_module(_path(name, custom_code).partition(":")[0])
+    except (PolicyError, ImportError):
+        return None
+    return cast("Personalise | None", getattr(module, "personalise", None))
+
+
+def _path(name: str, custom_code: bool) -> str:
+    path = CLIENT_HALVES.get(name)
+    if path is not None:
+        return path
+    if ":" not in name:
+        raise PolicyError(
+            f"strategy '{name}' has no client half here; known: {sorted(CLIENT_HALVES)}"
+        )
+    if not custom_code:
+        raise PolicyError(
+            f"client half '{name}' is custom code; to allow it set policy.custom_code: true"
+        )
+    return name

@@ -26,10 +26,14 @@ def snapshot(strategy: Strategy) -> tuple[Arrays, dict[str, Any]]:
     """Return the strategy's arrays (``attribute::kind::key``) and numbers (``attribute``).
 
     A wrapped strategy's attributes (Flower's differential privacy) are prefixed ``strategy.``.
+    Attributes that a class lists in ``transient`` mean something only within a round.
     """
     arrays: Arrays = {}
     numbers: dict[str, Any] = {}
+    transient = getattr(strategy, "transient", ())
     for attribute, value in vars(strategy).items():
+        if attribute in transient:
+            continue
         if isinstance(value, Strategy):
             inner_arrays, inner_numbers = snapshot(value)
             arrays |= {f"{attribute}.{name}": a for name, a in inner_arrays.items()}

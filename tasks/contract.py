@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,11 +114,19 @@ class LocalObjective:
 
     The gradient of weight ``w`` becomes ``grad + linear + proximal_mu * (w - anchor)``: FedProx
     sets ``proximal_mu`` (anchor: the weights received), SCAFFOLD ``linear``, FedDyn both.
+
+    Parameters
+    ----------
+    calibration : float, >= 0
+        FedLC: the logit of class c is lowered by this times n_c^(-1/4) in the loss, n_c the
+        site's own training rows of the class. Only for a task whose ``calibrates_logits`` is
+        true.
     """
 
     proximal_mu: float = 0.0
     anchor: Arrays | None = None
     linear: Arrays | None = None
+    calibration: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -205,6 +213,14 @@ class Model(Protocol):
         ReplyError
             If a name, shape or dtype differs.
         """
+
+
+@runtime_checkable
+class LayeredModel(Protocol):
+    """A model that says what its layers are; strategies that keep layers local ask."""
+
+    def layer_kinds(self) -> Mapping[str, str]:
+        """Return each weight's kind: ``norm``, ``head`` (the last layer) or ``body``."""
 
 
 class Task(Protocol):

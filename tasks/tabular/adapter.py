@@ -36,7 +36,7 @@ from tasks.tabular.data import TabularData, read_site
 from tasks.tabular.encode import Encoder
 from tasks.tabular.evaluation import evaluate_scopes, outputs, score_card
 from tasks.tabular.files import open_table
-from tasks.tabular.losses import Loss, classification_loss, regression_loss
+from tasks.tabular.losses import Loss, calibrated, classification_loss, regression_loss
 from tasks.tabular.models import TabularModel, build_model
 from tasks.tabular.preprocess import fit_rows, prepare
 from tasks.tabular.rows import feature_rows
@@ -59,6 +59,11 @@ class TabularTask(ABC):
     """
 
     _is_classification: bool
+
+    @property
+    def calibrates_logits(self) -> bool:
+        """Whether ``LocalObjective.calibration`` has a meaning here."""
+        return self._is_classification
 
     def __init__(self, schema: Mapping[str, Any]) -> None:
         self.schema = TabularSchema.from_mapping(schema, classification=self._is_classification)
@@ -91,6 +96,9 @@ class TabularTask(ABC):
         network = cast(TabularModel, model)
         tensors = cast(TabularData, data).tensors(network.encoder, "train")
         loss = self._loss(config, network)
+        if objective.calibration and self.calibrates_logits:
+            classes = network.encoder.num_outputs
+            loss = calibrated(loss, tensors[1], classes, objective.calibration)
         return train_model(network, tensors, loss, config, objective=objective, seed=seed)
 
     def evaluate(self, model: Model, data: SiteData) -> Stats:

@@ -47,6 +47,24 @@ def classification_loss(config: TrainConfig, class_counts: list[int]) -> Loss:
     return loss
 
 
+def calibrated(loss: Loss, targets: torch.Tensor, num_classes: int, strength: float) -> Loss:
+    """Lower the logit of class c by ``strength * n_c ** -0.25`` before ``loss``.
+
+    Parameters
+    ----------
+    targets : tensor, shape (n,)
+        The site's training rows, from which n_c is counted; an absent class counts 1e-8.
+
+    References
+    ----------
+    J. Zhang et al. (2022). Federated learning with label distribution skew via logits
+    calibration. ICML, arXiv:2209.00189, eq. 6.
+    """
+    counts = torch.bincount(targets, minlength=num_classes).double().clamp(min=1e-8)
+    shift = (strength * counts**-0.25).float()  # (c,)
+    return lambda outputs, truth: loss(outputs - shift, truth)
+
+
 def regression_loss(config: TrainConfig) -> Loss:
     """Return ``auto`` or ``mse``, ``mae`` or ``huber[:delta]``, on the target as trained on."""
     name, number = _named(config.loss, {"mse": 0.0, "mae": 0.0, "huber": 1.0})

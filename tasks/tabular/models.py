@@ -13,6 +13,7 @@ from tasks.contract import Arrays, ModelSpec
 from tasks.errors import ConfigError, ReplyError
 from tasks.tabular.encode import Encoder
 from tasks.tabular.schema import suggest
+from tasks.torch_layers import layer_kinds
 
 _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
@@ -67,6 +68,10 @@ class TabularModel:
         self.check(arrays)
         for name, view in self.views.items():
             np.copyto(view, arrays[name])
+
+    def layer_kinds(self) -> dict[str, str]:
+        """Return each weight's kind: ``norm``, ``head`` or ``body``."""
+        return layer_kinds(self.module)
 
     def check(self, arrays: Arrays) -> None:
         """Raise ReplyError unless names, shapes and dtypes are those of the weights."""

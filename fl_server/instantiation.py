@@ -1,0 +1,45 @@
+"""Objects from ``_target_`` and arguments: what a class accepts, and the sampler of a run."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any, cast
+
+from hydra.utils import instantiate
+
+from strategies.sampling import Sampler, Uniform
+from tasks.errors import ConfigError
+
+
+def parameters_of(kind: type[Any]) -> dict[str, inspect.Parameter]:
+    """Return what a class accepts by name; what it hands on as ``**kwargs`` its bases accept."""
+    accepted: dict[str, inspect.Parameter] = {}
+    for base in kind.__mro__:
+        own = inspect.signature(base).parameters
+        for name, parameter in own.items():
+            if parameter.kind is not parameter.VAR_KEYWORD:
+                accepted.setdefault(name, parameter)
+        if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in own.values()):
+            break
+    return accepted
+
+
+def make_sampler(config: Mapping[str, Any] | None) -> Sampler:
+    """Instantiate the rule that chooses a round's sites; all of them where none is configured.
+
+    Raises
+    ------
+    ConfigError
+        If the class does not exist, is no sampler, or refuses an argument.
+    """
+    if not config:
+        return Uniform()
+    try:
+        sampler = instantiate(dict(config), _convert_="all")
+    except Exception as error:
+        cause = error.__cause__ or error
+        raise ConfigError(f"sampling cannot be made: {' '.join(str(cause).split())}") from error
+    if not hasattr(sampler, "choose"):
+        raise ConfigError(f"sampling {config.get('_target_')} is not a strategies.sampling.Sampler")
+    return cast(Sampler, sampler)

@@ -1,0 +1,69 @@
+"""FedDyn, both halves.
+
+Acar, Zhao, Matas Navarro, Mattina, Whatmough, Saligrama: "Federated Learning Based on Dynamic
+Regularization", ICLR 2021 (arXiv:2111.04263), Algorithm 1::
+
+    site:    theta_k <- argmin  L_k(theta) - <g_k, theta> + (alpha / 2) ||theta - theta_t||^2
+             g_k <- g_k - alpha (theta_k - theta_t)
+    server:  h <- h - alpha (|P| / m) mean(theta_k - theta_t)
+             theta <- mean(theta_k) - h / alpha
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from strategies.fedavg import FedAvg, checked_weighting
+from strategies.folding import Fold
+from strategies.local import LocalResult, LocalRound, Scalar
+from strategies.weights import added, difference, zeros_like
+from tasks.contract import Arrays, LocalObjective
+from tasks.errors import ConfigError
+
+ALPHA, GRADIENT = "feddyn-alpha", "feddyn"
+
+
+class FedDyn(FedAvg):
+    """Server half; no more bytes than FedAvg.
+
+    Parameters
+    ----------
+    alpha : float, > 0
+    weighting : {"examples", "uniform"}
+        ``uniform`` is the paper's.
+    """
+
+    client_half: ClassVar[str] = "feddyn"
+
+    def __init__(self, alpha: float = 0.1, weighting: str = "examples", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if not alpha > 0:
+            raise ConfigError(f"strategy.alpha must be positive, got {alpha}")
+        self.alpha = alpha
+        self.weighting = checked_weighting(weighting)
+        self.correction: Arrays | None = None
+
+    def round_config(self) -> Mapping[str, Scalar]:
+        """Tell the sites alpha."""
+        return {ALPHA: self.alpha}
+
+    def update(self, fold: Fold) -> Arrays:
+        """Update h, then correct the mean by it."""
+        sent = self.sent
+        before = self.correction if self.correction is not None else zeros_like(sent)
+        share = fold.num_replies / self.num_sites
+        self.correction = added(before, -self.alpha * share, difference(fold.mean, sent))
+        return added(fold.mean, -1.0 / self.alpha, self.correction)
+
+
+def local_update(local: LocalRound) -> LocalResult:
+    """Train on the dynamically regularised loss; keep its gradient at the site."""
+    alpha = local.number(ALPHA, 0.1)
+    gradient = local.state.get(GRADIENT) or zeros_like(local.received)
+    linear = added(zeros_like(gradient), -1.0, gradient)
+    objective = LocalObjective(proximal_mu=alpha, anchor=local.received, linear=linear)
+    outcome = local.train(objective)
+    moved = difference(outcome.arrays, local.received)
+    local.state.put(GRADIENT, added(gradient, -alpha, moved))
+    return LocalResult(outcome, {})

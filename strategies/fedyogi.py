@@ -1,0 +1,34 @@
+"""FedYogi, both halves.
+
+Reddi et al.: "Adaptive Federated Optimization", ICLR 2021 (arXiv:2003.00295), Algorithm 2
+(shared lines in ``strategies.adaptive``)::
+
+    v <- v - (1 - beta_2) d^2 sign(v - d^2)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from flwr.app import ArrayRecord, ConfigRecord, Message
+from flwr.serverapp import Grid
+from flwr.serverapp import strategy as flower
+
+from strategies.adaptive import start_second_moment
+from strategies.fedavg import FedAvg, local_update
+
+__all__ = ["FedYogi", "local_update"]
+
+
+class FedYogi(flower.FedYogi, FedAvg):
+    """Flower's FedYogi on top of our streaming mean, started as the paper says.
+
+    Arguments as ``flwr.serverapp.strategy.FedYogi``.
+    """
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Start the second moment, then ask the sampled sites to train."""
+        start_second_moment(self, arrays)
+        return super().configure_train(server_round, arrays, config, grid)

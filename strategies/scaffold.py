@@ -1,0 +1,73 @@
+"""SCAFFOLD, both halves.
+
+Karimireddy, Kale, Mohri, Reddi, Stich, Suresh: "SCAFFOLD: Stochastic Controlled Averaging for
+Federated Learning", ICML 2020 (arXiv:1910.06378), Algorithm 1 with option II::
+
+    site:    y <- y - eta_l (g_i(y) - c_i + c)            K times from y = x
+             c_i+ <- c_i - c + (x - y) / (K eta_l)
+    server:  x <- x + eta_g mean(y_i - x)
+             c <- c + (|S| / N) mean(c_i+ - c_i)
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from strategies.fedavg import FedAvg, checked_weighting
+from strategies.folding import Fold
+from strategies.local import LocalResult, LocalRound
+from strategies.weights import added, difference, toward, zeros_like
+from tasks.contract import Arrays, LocalObjective
+
+VARIATE = "scaffold"
+
+
+class Scaffold(FedAvg):
+    """Server half; twice the bytes of FedAvg in both directions.
+
+    Parameters
+    ----------
+    server_lr : float
+        eta_g.
+    weighting : {"examples", "uniform"}
+        ``uniform`` is the paper's mean over sites; ``examples`` is the same algorithm for the
+        loss over all rows, as every other strategy here.
+    """
+
+    client_half: ClassVar[str] = "scaffold"
+    needs_plain_sgd: ClassVar[bool] = True
+
+    def __init__(self, server_lr: float = 1.0, weighting: str = "examples", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.server_lr = server_lr
+        self.weighting = checked_weighting(weighting)
+        self.variate: Arrays | None = None
+
+    def extra(self) -> Arrays:
+        """Return c, zero before the first round."""
+        if self.variate is None:
+            self.variate = zeros_like(self.sent)
+        return self.variate
+
+    def expected_extra(self) -> Arrays:
+        """Each reply carries the change of its c_i."""
+        return self.extra()
+
+    def update(self, fold: Fold) -> Arrays:
+        """Move x and c by the mean changes."""
+        self.variate = added(self.extra(), fold.num_replies / self.num_sites, fold.extra)
+        return toward(self.sent, self.server_lr, fold.mean)
+
+
+def local_update(local: LocalRound) -> LocalResult:
+    """Train with the corrected gradient; keep c_i, send its change."""
+    variate = local.extra or zeros_like(local.received)
+    own = local.state.get(VARIATE) or zeros_like(local.received)
+    correction = difference(variate, own)
+    outcome = local.train(LocalObjective(linear=correction))
+    steps = max(outcome.num_steps, 1) * local.train_config.lr
+    moved = difference(local.received, outcome.arrays)
+    # c_i+ - c_i = (x - y) / (K eta_l) - c
+    change = difference(added(zeros_like(moved), 1.0 / steps, moved), variate)
+    local.state.put(VARIATE, added(own, 1.0, change))
+    return LocalResult(outcome, change)

@@ -1,0 +1,25 @@
+"""The quadratic federation: convex, exact, and driven through the real client and server halves."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from quadratic_task import Federation
+
+from tasks import registry
+
+
+@pytest.fixture(autouse=True)
+def quadratic_task(monkeypatch):
+    monkeypatch.setitem(registry._TASKS, "quadratic", "quadratic_task:QuadraticTask")
+
+
+@pytest.fixture
+def federation(tmp_path):
+    """Run strategies on quadratic sites: ``federation(strategy, sites, rounds=...)``."""
+    return Federation(tmp_path)
