@@ -60,7 +60,12 @@ def run(folder: Path, num_clients: int, num_rounds: int) -> float:
 
     @server.main()
     def main(grid: Grid, context: Context) -> None:
-        strategy = FedAvg(min_available_nodes=num_clients)
+        # Flower takes its share of the nodes that have registered so far: wait for all of them.
+        strategy = FedAvg(
+            min_train_nodes=num_clients,
+            min_evaluate_nodes=num_clients,
+            min_available_nodes=num_clients,
+        )
         weights = {name: torch.from_numpy(w) for name, w in read_weights(folder).items()}
         result = strategy.start(grid, ArrayRecord(weights), num_rounds=num_rounds)
         accuracies.append(float(result.evaluate_metrics_clientapp[num_rounds]["accuracy"]))
