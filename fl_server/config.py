@@ -20,23 +20,6 @@ from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from fl_server.checks import (
-    BOARD_CHECKS,
-    PARTITION_CHECKS,
-    SITES_CHECKS,
-    STOPPING_CHECKS,
-    TRAIN_CHECKS,
-    Check,
-    check_arguments,
-    each,
-    flag,
-    number,
-    optional,
-    section,
-    slug,
-    text,
-    whole,
-)
 from fl_server.instantiation import parameters_of
 from fl_server.records import ScoreRule, UseCaseInfo
 from tasks.contract import ModelSpec, TrainConfig
