@@ -6,7 +6,6 @@ server works with the dataclasses below.
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections import Counter
 from collections.abc import Mapping
@@ -159,7 +158,6 @@ def make_strategy(config: Mapping[str, Any]) -> Strategy:
         )
     try:
         accepted = parameters_of(get_class(str(target)))
-        check_arguments(str(target), accepted, config)
         minima = {name: 1 for name in NODE_MINIMA if name in accepted and name not in config}
         strategy = instantiate(dict(config), **minima, _convert_="all")
     except Exception as error:
