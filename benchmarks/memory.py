@@ -3,7 +3,7 @@
     python benchmarks/memory.py --replies 200 --megabytes 47
 
 Replies arrive one by one, as from sites: each is made when the strategy asks for it. Peak memory
-is the process's own high-water mark, less what it held before the first reply. `--stock-replies`
+is the process's own high-water mark, less what it was with one reply in hand. `--stock-replies`
 bounds the peer, which keeps every reply and would need 9.4 GB for 200.
 """
 
@@ -22,7 +22,7 @@ from measure import run_side, save, show, write_report
 
 SIDES = {"fedleague": "strategies.fedavg.FedAvg", "stock": "flwr.serverapp.strategy.FedAvg"}
 COLUMNS = (
-    ("strategy", "strategy"),
+    ("side", "FedAvg"),
     ("replies", "replies"),
     ("model_mb", "model MB"),
     ("extra_mb", "extra peak MB"),
@@ -73,8 +73,8 @@ def measure_side(arguments: argparse.Namespace) -> None:
     TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
     strategy = FedAvg() if arguments.side == "fedleague" else flower.FedAvg()
     size = int(arguments.megabytes * 1e6 / 4 / NUM_ARRAYS)
-    for _ in replies(1, size):
-        before = peak_megabytes()  # with one reply in hand, which nobody can do without
+    make_reply(0, size)
+    before = peak_megabytes()  # with one reply in hand, which nobody can do without
     started = time.perf_counter()
     arrays, _ = strategy.aggregate_train(1, replies(arguments.replies, size))
     seconds = time.perf_counter() - started
@@ -92,14 +92,19 @@ def measure_side(arguments: argparse.Namespace) -> None:
 
 
 def replies(count: int, size: int) -> Iterator[Message]:
-    """Make training replies one by one; reply i holds the weights i modulo 7."""
+    """Make training replies one by one, and keep none."""
     for index in range(count):
-        weights = np.full(size, index % 7, dtype=np.float32)
-        arrays = ArrayRecord({f"layer_{k}": Array(weights) for k in range(NUM_ARRAYS)})
-        metrics = MetricRecord({"num-examples": 10, "train-loss": 1.0})
-        asked = Message(RecordDict(), 2 + index, "train")
-        asked.metadata.__dict__["_message_id"] = str(index + 1)
-        yield Message(RecordDict({"arrays": arrays, "metrics": metrics}), reply_to=asked)
+        yield make_reply(index, size)
+
+
+def make_reply(index: int, size: int) -> Message:
+    """Make a reply whose weights are its index modulo 7."""
+    weights = np.full(size, index % 7, dtype=np.float32)
+    arrays = ArrayRecord({f"layer_{k}": Array(weights) for k in range(NUM_ARRAYS)})
+    metrics = MetricRecord({"num-examples": 10, "train-loss": 1.0})
+    asked = Message(RecordDict(), 2 + index, "train")
+    asked.metadata.__dict__["_message_id"] = str(index + 1)
+    return Message(RecordDict({"arrays": arrays, "metrics": metrics}), reply_to=asked)
 
 
 def peak_megabytes() -> float:
