@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from tasks.datasets.crowd_shapes import CLASSES, KINDS, half_extent
+from tasks.datasets.crowd_shapes import CLASSES, KINDS, outline_box
 from tasks.datasets.images import ImageDataset
 from tasks.detection.annotations import RawImage
 from tasks.images.refs import GeneratedImage
@@ -67,8 +67,8 @@ class Figure:
     @property
     def box(self) -> tuple[float, float, float, float]:
         """Corners of the turned outline, before it is cut at the picture's edge."""
-        dx, dy = half_extent(self.name, self.length, self.width, self.angle)
-        return self.x - dx, self.y - dy, self.x + dx, self.y + dy
+        box = outline_box(self.name, self.length, self.width, self.angle)
+        return self.x + box[0], self.y + box[1], self.x + box[2], self.y + box[3]
 
     @property
     def reach(self) -> float:

@@ -72,6 +72,14 @@ KINDS: dict[str, Kind] = {
     "van": Kind(45, 20, 0.3, 9, "lane"),
 }
 CLASSES = tuple(KINDS)
+Part = tuple[float, float, float, float]
+_PARTS: dict[str, tuple[Part, ...]] = {
+    "awning-tricycle": ((0.0, 0.86, 1.0, 0.25), (0.7, 1.0, 0.16, 0.8)),
+    "bicycle": ((0.0, 1.0, 0.16, 1.0), (0.3, 0.58, 0.92, 1.0), (0.72, 0.77, 0.84, 0.0)),
+    "motor": ((0.0, 1.0, 0.32, 1.0), (0.26, 0.54, 0.92, 1.0), (0.72, 0.78, 0.88, 0.0)),
+    "tricycle": ((0.0, 0.6, 1.0, 0.1), (0.55, 1.0, 0.16, 0.8), (0.86, 0.9, 0.64, 0.0)),
+}
+"""Outlines of more than one rectangle: rear, front, share of the width, corner."""
 
 
 class _Pen:
@@ -250,15 +258,27 @@ _DRAWERS: dict[str, Callable[[_Pen, _Wheel], None]] = {
 }
 
 
-def half_extent(name: str, length: float, width: float, angle: float) -> tuple[float, float]:
-    """Return half the width and height, in pixels, of a turned figure's box.
+def outline_box(
+    name: str, length: float, width: float, angle: float
+) -> tuple[float, float, float, float]:
+    """Return the corners of a turned figure's box, in pixels from its middle.
 
-    The outline is a rectangle with round corners, whose extent is known in closed form.
+    The outline is one or a few rectangles with round corners, whose extent is known in closed
+    form.
     """
-    radius = KINDS[name].corner * min(length, width) / 2
-    along, across = length / 2 - radius, width / 2 - radius
-    cosine, sine = abs(math.cos(angle)), abs(math.sin(angle))
-    return along * cosine + across * sine + radius, along * sine + across * cosine + radius
+    cosine, sine = math.cos(angle), math.sin(angle)
+    boxes = []
+    for rear, front, share, corner in _PARTS.get(name, ((0.0, 1.0, 1.0, KINDS[name].corner),)):
+        long, wide = (front - rear) * length, share * width
+        radius = corner * min(long, wide) / 2
+        along, across = long / 2 - radius, wide / 2 - radius
+        dx = along * abs(cosine) + across * abs(sine) + radius
+        dy = along * abs(sine) + across * abs(cosine) + radius
+        offset = ((rear + front) / 2 - 0.5) * length
+        x, y = offset * cosine, -offset * sine
+        boxes.append((x - dx, y - dy, x + dx, y + dy))
+    left, top, right, bottom = zip(*boxes, strict=True)
+    return min(left), min(top), max(right), max(bottom)
 
 
 def sprite(

@@ -147,13 +147,20 @@ def _label_path(picture: Path) -> Path:
 
 
 def _strays(labels: dict[Path, Path]) -> Iterator[Path]:
-    """Yield label files without a picture, from every folder that holds a picture's label."""
-    pictures = {picture.parent for picture in labels.values()}
-    for folder in sorted({label.parent for label in labels}):
+    """Yield label files that no picture in their picture folders has, listed or not."""
+    folders: dict[Path, set[Path]] = {}
+    for label, picture in labels.items():
+        folders.setdefault(label.parent, set()).add(picture.parent)
+    for folder, places in sorted(folders.items()):
+        stems = {path.stem for place in places if place.is_dir() for path in _in(place)}
         for path in sorted(folder.glob("*.txt")):
-            own_list = folder in pictures and path.name in _CLASS_FILES
-            if path not in labels and not own_list and path.name != "classes.txt":
+            known = path in labels or path.stem in stems or path.name in _CLASS_FILES
+            if not known:
                 yield path
+
+
+def _in(folder: Path) -> Iterator[Path]:
+    return (path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
 
 
 def _pictures(entries: Sequence[Path], origin: Path) -> list[Path]:

@@ -20,10 +20,13 @@ kind               outcome     what happens
 
 from __future__ import annotations
 
+import os
 import struct
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -108,29 +111,36 @@ def inspect_image(path: Path, max_pixels: int = MAX_PIXELS) -> ImageFacts:
     return ImageFacts(*((height, width) if turned else (width, height)), conversions)
 
 
-def _opened(path: Path, max_pixels: int) -> Image.Image:
-    """Open a picture and check what its header says."""
-    try:
-        if path.stat().st_size == 0:
+@contextmanager
+def _opened(path: Path, max_pixels: int) -> Iterator[Image.Image]:
+    """Open a picture, check what its header says, and close the file in any case."""
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(path.open("rb"))
+        except OSError as error:
+            detail = error.strerror or "cannot be read"
+            raise BadImageError("missing", path, detail) from None
+        if not os.fstat(file.fileno()).st_size:
             raise BadImageError("zero_size", path, "the file is empty")
-        picture = Image.open(path, formats=FORMATS)
+        picture = _header(file, path, max_pixels)
+        width, height = picture.size
+        if width < 1 or height < 1:
+            raise BadImageError("zero_size", path, f"has {width} x {height} pixels")
+        if width * height > max_pixels:
+            limit = _limit(max_pixels)
+            raise BadImageError("too_large", path, f"{width} x {height} pixels; {limit}")
+        yield picture
+
+
+def _header(file: BinaryIO, path: Path, max_pixels: int) -> Image.Image:
+    try:
+        return Image.open(file, formats=FORMATS)
     except UnidentifiedImageError:
         raise BadImageError("unreadable", path, "is no image of a known format") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise BadImageError("too_large", path, _limit(max_pixels)) from None
-    except OSError as error:
-        kind = "missing" if error.strerror else "unreadable"
-        raise BadImageError(kind, path, error.strerror or "cannot be read") from None
-    except BadImageError:
-        raise
     except Exception as error:  # a damaged header may raise anything in a decoder
         raise BadImageError("unreadable", path, f"cannot be read ({_reason(error)})") from None
-    width, height = picture.size
-    if width < 1 or height < 1:
-        raise BadImageError("zero_size", path, f"has {width} x {height} pixels")
-    if width * height > max_pixels:
-        raise BadImageError("too_large", path, f"{width} x {height} pixels; {_limit(max_pixels)}")
-    return picture
 
 
 def _converted(picture: Image.Image, path: Path) -> tuple[Image.Image, tuple[str, ...]]:

@@ -1,0 +1,227 @@
+"""Every kind of picture is read as upright 8-bit RGB, or refused by name."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import pickle
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from tasks.errors import ConfigError, DataError
+from tasks.images import BadImageError, FileImage, ImageReport, inspect_image, read_image
+from tasks.images.report import DESCRIPTIONS, NEUTRAL
+
+
+def _picture(mode="RGB", size=(40, 30)):
+    values = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    return Image.fromarray(values).convert(mode)
+
+
+def _saved(path, picture, **options):
+    picture.save(path, **options)
+    return path
+
+
+def _png_header(width, height):
+    """Return a PNG that claims a size and holds nothing."""
+
+    def chunk(name, body):
+        checksum = zlib.crc32(name + body)
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", checksum)
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+def _bytes(picture, kind, **options):
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+BAD = {
+    "no_bytes.png": ("zero_size", b""),
+    "text.jpg": ("unreadable", b"this is no picture"),
+    "script.png": ("unreadable", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"),
+    "half.jpg": ("truncated", lambda: _bytes(_picture(size=(400, 300)), "JPEG")[:9000]),
+    "half.png": ("truncated", lambda: _bytes(_picture(size=(400, 300)), "PNG")[:9000]),
+    "half.bmp": ("truncated", lambda: _bytes(_picture(), "BMP")[:2000]),
+    "half.webp": ("truncated|unreadable", lambda: _bytes(_picture(), "WEBP", lossless=True)[:900]),
+    "no_pixels.png": ("unreadable|zero_size", lambda: _png_header(0, 10)),
+    "bomb.png": ("too_large", lambda: _png_header(50_000, 50_000)),
+    "big.png": ("too_large", lambda: _png_header(9_000, 9_000)),
+    "float.tif": ("unsupported", lambda: _bytes(Image.new("F", (4, 4), 0.5), "TIFF")),
+    "deep.tif": ("unsupported", lambda: _bytes(Image.new("I", (4, 4), 2**20), "TIFF")),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+@pytest.mark.parametrize("read", [read_image, inspect_image])
+def test_bad_picture_is_named(name, read, tmp_path):
+    kinds, content = BAD[name]
+    path = tmp_path / name
+    path.write_bytes(content() if callable(content) else content)
+    with pytest.raises(BadImageError, match=name) as caught:
+        read(path)
+    assert caught.value.kind in kinds.split("|")
+    assert isinstance(caught.value, DataError)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_picture_is_named(tmp_path):
+    with pytest.raises(BadImageError, match=r"gone\.png: No such file") as caught:
+        read_image(tmp_path / "gone.png")
+    assert caught.value.kind == "missing"
+    with pytest.raises(BadImageError):
+        read_image(tmp_path)
+
+
+def test_pixel_limit_can_be_set(tmp_path):
+    path = _saved(tmp_path / "a.png", _picture())
+    with pytest.raises(BadImageError, match="limit is 1,000 pixels"):
+        read_image(path, max_pixels=1000)
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "conversion", "options"),
+    [
+        ("grey.png", "L", (), {}),
+        ("one_bit.png", "1", (), {}),
+        ("palette.png", "P", ("palette",), {}),
+        ("clear_palette.png", "P", ("palette", "alpha"), {"transparency": 0}),
+        ("alpha.png", "RGBA", ("alpha",), {}),
+        ("grey_alpha.png", "LA", ("alpha",), {}),
+        ("print.jpg", "CMYK", ("cmyk",), {}),
+        ("plain.jpg", "RGB", (), {}),
+        ("plain.webp", "RGB", (), {}),
+    ],
+)
+def test_every_mode_becomes_rgb(name, mode, conversion, options, tmp_path):
+    path = _saved(tmp_path / name, _picture(mode), **options)
+    picture = read_image(path)
+    assert (picture.mode, picture.size) == ("RGB", (40, 30))
+    assert inspect_image(path).conversions == conversion
+    assert (inspect_image(path).width, inspect_image(path).height) == (40, 30)
+
+
+def test_colour_survives_transparency(tmp_path):
+    path = _saved(tmp_path / "a.png", Image.new("RGBA", (3, 3), (200, 10, 20, 0)))
+    assert read_image(path).getpixel((1, 1)) == (200, 10, 20)
+
+
+@pytest.mark.parametrize("name", ["deep.png", "deep.tif"])
+def test_sixteen_bits_keep_the_high_byte(name, tmp_path):
+    values = np.array([[0, 255, 256], [25600, 65280, 65535]], dtype=np.uint16)
+    path = _saved(tmp_path / name, Image.fromarray(values))
+    assert np.asarray(read_image(path))[..., 1].tolist() == [[0, 0, 1], [100, 255, 255]]
+    assert inspect_image(path).conversions == ("sixteen_bit",)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["jpg", "png"])
+def test_exif_orientation_is_applied(orientation, kind, tmp_path):
+    upright = np.zeros((24, 40, 3), dtype=np.uint8)
+    upright[:12, :20] = (250, 20, 20)  # red marks the corner at the top left
+    picture = Image.fromarray(upright)
+    as_stored = {
+        1: None,
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }[orientation]
+    stored = picture if as_stored is None else picture.transpose(as_stored)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = _saved(tmp_path / f"turned.{kind}", stored, exif=exif)
+    read = read_image(path)
+    assert read.size == (40, 24)
+    assert read.getpixel((5, 5))[0] > 200
+    assert read.getpixel((35, 20))[0] < 60
+    facts = inspect_image(path)
+    assert (facts.width, facts.height) == (40, 24)
+    assert facts.conversions == (() if orientation == 1 else ("exif_rotated",))
+
+
+def test_first_frame_of_an_animation_is_taken(tmp_path):
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    path = _saved(tmp_path / "a.gif", frames[0], save_all=True, append_images=frames[1:])
+    assert read_image(path).getpixel((2, 2)) == (255, 0, 0)
+    assert "animated" in inspect_image(path).conversions
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(["JPEG", "PNG", "TIFF", "GIF", "WEBP", "BMP"]), st.data())
+def test_damaged_pictures_never_crash(tmp_path_factory, kind, data):
+    content = bytearray(_bytes(_picture(), kind))
+    for _ in range(data.draw(st.integers(1, 12))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    content = content[: data.draw(st.integers(1, len(content)))]
+    path = tmp_path_factory.mktemp("damaged") / "a.img"
+    path.write_bytes(bytes(content))
+    for read in (inspect_image, read_image):
+        with contextlib.suppress(BadImageError):
+            read(path)
+
+
+def test_reference_reads_late_and_travels(tmp_path):
+    reference = pickle.loads(pickle.dumps(FileImage(tmp_path / "later.png")))
+    with pytest.raises(BadImageError):
+        reference.load()
+    _saved(tmp_path / "later.png", _picture())
+    assert reference.load().size == (40, 30)
+    assert reference.inspect().width == 40
+    assert reference.name.endswith("later.png")
+
+
+def test_report_refuses_with_counts_and_first_files():
+    report = ImageReport("refuse")
+    for index in range(5):
+        report.add("box_empty", f"{index}.xml", f"object {index}")
+    report.add("truncated", "a.jpg", "is cut off")
+    report.add("palette", "b.png")
+    with pytest.raises(DataError) as caught:
+        report.check("site/data")
+    message = str(caught.value)
+    assert message.startswith("site/data: 5 boxes have no area (0.xml: object 0, 1.xml: object 1")
+    assert "1 images are cut off or damaged (a.jpg: is cut off)" in message
+    assert "palette" not in message
+    assert "usecase.on_bad=drop" in message
+    assert "\n" not in message
+
+
+def test_report_drops_with_notes():
+    report = ImageReport("drop")
+    report.add("box_empty", "a.xml")
+    report.add("palette", "b.png")
+    report.check("site/data")
+    assert report.notes() == [
+        "left out: 1 boxes have no area (a.xml)",
+        "1 images have a palette; converted to RGB (b.png)",
+    ]
+    assert report.num_bad == 1
+
+
+def test_report_keeps_its_size():
+    report = ImageReport("drop")
+    for index in range(5000):
+        report.add("truncated", index)
+    assert report.counts["truncated"] == 5000
+    assert len(report.issues) == 1000
+    assert "5000 images are cut off" in report.notes()[0]
+
+
+def test_report_has_two_policies_and_describes_every_neutral_kind():
+    with pytest.raises(ConfigError, match="refuse or drop"):
+        ImageReport("ignore")
+    assert set(DESCRIPTIONS) >= NEUTRAL
