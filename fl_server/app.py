@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 
 from fl_server.board import BoardObserver
 from fl_server.checkpoint import Checkpoint, read_checkpoint
+from fl_server.checks import check_run
 from fl_server.config import RunConfig, fingerprint, make_strategy
 from fl_server.enrolment import Enrolment
 from fl_server.instantiation import make_sampler
@@ -39,6 +40,7 @@ def main(grid: Grid, context: Context) -> None:
     if config.site_data:
         config = compose_run(context.run_config, num_nodes=settled_nodes(grid))
         write_simulated_sites(context.run_id, config)
+    check_run(config)
     execute(grid, config)
 
 

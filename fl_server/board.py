@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack
+from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from fl_server.config import RunConfig
 from fl_server.records import RoundRecord, RunInfo, SubmissionInfo
@@ -11,34 +14,53 @@ from fl_server.roster import Member
 from fl_server.rounds import Outcome
 from tasks.contract import Arrays
 
+if TYPE_CHECKING:
+    from fl_server.leaderboard.store import Store
+
 
 class BoardObserver:
     """Store a run in the leaderboard's database; does nothing where ``board.url`` is null.
 
-    The database is opened, and the page's port bound, before any site is asked for anything.
+    The database is reached, and the page's port bound, before any site is asked for anything. A
+    SQLite file that does not exist yet is made only when the run starts, or the page is served.
     """
 
     def __init__(self, config: RunConfig) -> None:
         self._config = config
         self._stack = ExitStack()
-        self._store = None
+        self._store: Store | None = None
         self._run_id: int | None = None
-        if config.board.url is None:
-            return
-        from fl_server.leaderboard.store import Store
-
-        self._store = Store(config.board.url)
-        self._stack.callback(self._store.close)
+        if config.board.url is not None and (config.board.serve or not self._can_wait()):
+            self._open()
 
     def __enter__(self) -> BoardObserver:
         if self._store is not None and self._config.board.serve:
             from fl_server.leaderboard.web import serve_in_background
 
             board = self._config.board
-            handle = serve_in_background(str(board.url), board.host, board.port)
+            try:
+                handle = serve_in_background(str(board.url), board.host, board.port)
+            except BaseException:
+                self._stack.close()
+                raise
             self._stack.enter_context(handle)
             self.url: str | None = handle.url
         return self
+
+    def _can_wait(self) -> bool:
+        """Say whether the database is a file that can be made, and is not there yet."""
+        scheme, _, path = str(self._config.board.url).partition(":///")
+        file = Path(path)
+        nearest = next(folder for folder in file.absolute().parents if folder.exists())
+        writable = nearest.is_dir() and os.access(nearest, os.W_OK)
+        return scheme == "sqlite" and bool(path) and not file.exists() and writable
+
+    def _open(self) -> Store:
+        from fl_server.leaderboard.store import Store
+
+        self._store = store = Store(str(self._config.board.url))
+        self._stack.callback(store.close)
+        return store
 
     def __exit__(
         self,
@@ -52,8 +74,9 @@ class BoardObserver:
 
     def open_run(self, arrays: Arrays) -> None:
         """Register the run; a resumed run keeps its place."""
-        if self._store is None:
+        if self._config.board.url is None:
             return
+        store = self._store or self._open()
         config = self._config
         submission = SubmissionInfo(
             team=config.team,
@@ -72,7 +95,7 @@ class BoardObserver:
             num_rounds=config.rounds,
             config=dict(config.resolved),
         )
-        self._run_id = self._store.open_run(info)
+        self._run_id = store.open_run(info)
 
     def enrolled(self, members: list[Member]) -> None:
         """Sites are stored with their first record."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
 from pathlib import Path
 
 import hydra
@@ -11,8 +13,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from tasks.errors import FedleagueError
-from tasks.exits import friendly_errors
+from tasks.errors import ConfigError, FedleagueError
+from tasks.exits import explained, friendly_errors
 
 _failures: list[FedleagueError] = []
 
@@ -29,8 +31,8 @@ def _run(config: DictConfig) -> float | None:
     quiet_flower()
     job = HydraConfig.get()
     folder = Path(job.runtime.output_dir)
-    name = strategy_name(job.runtime.choices["strategy"], list(job.overrides.task))
     try:
+        name = strategy_name(job.runtime.choices.get("strategy"), list(job.overrides.task))
         run = freeze(config, folder, name)
         resolved = OmegaConf.to_yaml(config, resolve=True).encode()
         outcome = launch(run)
@@ -45,25 +47,45 @@ def _run(config: DictConfig) -> float | None:
 
 def main() -> None:
     """Entry point of ``fl-server``."""
-    from fl_server.compose import explained
+    from fl_server.compose import known_options
 
     # Hydra prints its own tracebacks and exits with 1 unless asked to raise.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+    # It logs what it also raises.
+    logging.getLogger("hydra").setLevel(logging.CRITICAL)
     with friendly_errors("fl-server"):
         try:
             _run()
         except (HydraException, OmegaConfBaseException) as error:
+            raise explained(error, known_options(sys.argv[1:])) from None
+        except ValueError as error:
+            if "Config group override" not in str(error):
+                raise
             raise explained(error) from None
+        except OSError as error:
+            raise ConfigError(
+                f"{error.filename or 'hydra.run.dir'}: cannot be written ({error.strerror}); "
+                "choose another folder with hydra.run.dir=FOLDER"
+            ) from None
         if _failures:
             raise _failures[0]
 
 
 def _remove_if_empty(folder: Path) -> None:
     """Leave nothing behind when a run could not start."""
-    for path in (folder, folder.parent):
-        if path.is_dir() and path != Path.cwd() and not any(path.iterdir()):
-            path.rmdir()
+    sweep = folder.parent / "multirun.yaml"
+    here = Path.cwd()
+    for path in (folder, *folder.parents):
+        if path != folder and here not in path.parents:
+            break  # a folder that the user named, or the working folder itself
+        if not path.is_dir():
+            continue
+        if path == sweep.parent and [p.name for p in path.iterdir()] == [sweep.name]:
+            sweep.unlink()
+        if any(path.iterdir()):
+            break
+        path.rmdir()
 
 
 if __name__ == "__main__":

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fl_server.config import RunConfig, freeze
 from tasks.errors import ConfigError
+from tasks.exits import explained
 
 
 def compose_run(run_config: Mapping[str, Any], num_nodes: int | None = None) -> RunConfig:
@@ -67,7 +66,7 @@ def compose_overrides(overrides: list[str], folder: Path | None = None) -> RunCo
         with initialize_config_module("conf", version_base="1.3"):
             full = compose("server", overrides=overrides, return_hydra_config=True)
     except (HydraException, OmegaConfBaseException) as error:
-        raise explained(error) from None
+        raise explained(error, known_options(overrides)) from None
     choices = full.hydra.runtime.choices
     config = full.copy()
     OmegaConf.set_struct(config, False)
@@ -78,27 +77,33 @@ def compose_overrides(overrides: list[str], folder: Path | None = None) -> RunCo
     return freeze(config, folder, strategy_name(choices["strategy"], overrides))
 
 
-def strategy_name(choice: str, overrides: list[str]) -> str:
+def strategy_name(choice: str | None, overrides: list[str]) -> str:
     """Name the strategy: its YAML file, or the class given by ``strategy._target_``."""
     for override in overrides:
         key, _, value = override.lstrip("+").partition("=")
         if key == "strategy._target_":
             return value.rpartition(".")[2]
+    if choice is None:
+        raise ConfigError("strategy must be given, for example strategy=fedavg")
     return choice
 
 
-def explained(error: Exception) -> ConfigError:
-    """Turn Hydra's own message into one line with the nearest match."""
-    text = str(error)
-    if found := re.search(r"Could not find '([\w/]+)/([^'/]+)'", text):
-        group, name = found.groups()
-        options = re.findall(r"^\t(\S+)$", text, flags=re.MULTILINE)
-        near = get_close_matches(name, options, n=1)
-        hint = f"did you mean {group}={near[0]}?" if near else f"known: {', '.join(options)}"
-        return ConfigError(f"unknown {group} '{name}'; {hint}")
-    if found := re.search(r"Could not override '([^']+)'", text):
-        return ConfigError(
-            f"unknown option '{found.group(1)}'; see fl-server --help for every key "
-            f"(a new key is added with +{found.group(1)}=...)"
-        )
-    return ConfigError(" ".join(text.split()))
+def known_options(overrides: list[str]) -> list[str]:
+    """Return every key that may be overridden, with the groups that the overrides choose."""
+    groups = [o for o in overrides if "." not in o.partition("=")[0] and "=" in o]
+    for chosen in (groups, []):  # without them where one of them is what does not exist
+        try:
+            with initialize_config_module("conf", version_base="1.3"):
+                config = compose("server", overrides=[o for o in chosen if "hydra" not in o])
+        except (HydraException, OmegaConfBaseException):
+            continue
+        plain = OmegaConf.to_container(config, resolve=False)
+        return list(_paths(plain, ""))
+    return []
+
+
+def _paths(node: Any, prefix: str) -> Iterator[str]:
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield f"{prefix}{key}"
+            yield from _paths(value, f"{prefix}{key}.")

@@ -19,9 +19,28 @@ from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from fl_server.checks import (
+    BOARD_CHECKS,
+    PARTITION_CHECKS,
+    RUNTIME_CHECKS,
+    SITES_CHECKS,
+    STOPPING_CHECKS,
+    TRAIN_CHECKS,
+    Check,
+    check_arguments,
+    each,
+    flag,
+    number,
+    optional,
+    section,
+    slug,
+    text,
+    texts,
+    whole,
+)
 from fl_server.instantiation import parameters_of
 from fl_server.records import ScoreRule, UseCaseInfo
-from tasks.contract import ModelSpec, TrainConfig
+from tasks.contract import DataSource, ModelSpec, TrainConfig
 from tasks.errors import ConfigError
 
 USECASE_KEYS = {"slug", "title", "description", "task", "score", "columns_shown"}
@@ -104,38 +123,41 @@ def freeze(config: DictConfig, folder: Path, strategy_name: str) -> RunConfig:
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None) or "configuration"
         raise ConfigError(f"{key} must be given, for example {key}=VALUE") from None
+    for group in ("usecase", "model", "train", "strategy", "runtime", "data", "partition"):
+        section(group, raw[group])
     usecase, schema = _usecase(raw["usecase"])
-    rounds = raw["rounds"]
-    if not isinstance(rounds, int) or isinstance(rounds, bool) or rounds < 0:
-        raise ConfigError(f"rounds must be a whole number, at least 0, got {rounds!r}")
+    each("submission", raw["submission"], {"team": text, "claimed": optional(number())})
     weights = raw["weights"]
-    if weights is not None and not Path(weights).is_file():
+    if weights is not None and not Path(str(weights)).is_file():
         raise ConfigError(f"weights: {weights}: no such file")
     runtime = raw["runtime"]
-    board = dict(raw["board"])
-    board["serve"] = bool(runtime.get("serve", False) if raw["serve"] is None else raw["serve"])
+    each("runtime", runtime, RUNTIME_CHECKS)
+    serve = runtime.get("serve", False) if raw["serve"] is None else raw["serve"]
+    each("model", raw["model"], {"name": text, "params": optional(section)})
     return RunConfig(
         usecase=usecase,
         schema=schema,
         model=ModelSpec(raw["model"]["name"], raw["model"].get("params") or {}),
-        train=_checked_train(_dataclass(TrainConfig, raw["train"], "train")),
+        train=_dataclass(TrainConfig, raw["train"], "train", TRAIN_CHECKS),
         strategy=raw["strategy"],
         strategy_name=strategy_name,
         runtime=runtime,
-        sites=_dataclass(SitesConfig, raw["sites"], "sites"),
-        early_stopping=_dataclass(EarlyStopping, raw["early_stopping"], "early_stopping"),
-        board=_dataclass(BoardConfig, board, "board"),
+        sites=_dataclass(SitesConfig, raw["sites"], "sites", SITES_CHECKS),
+        early_stopping=_dataclass(
+            EarlyStopping, raw["early_stopping"], "early_stopping", STOPPING_CHECKS
+        ),
+        board=_dataclass(BoardConfig, {**raw["board"], "serve": serve}, "board", BOARD_CHECKS),
         site_data=_site_data(raw["data"], raw["partition"])
         if runtime["name"] != "deployment"
         else (),
-        rounds=rounds,
-        seed=_seed(raw["seed"], "seed"),
-        split_seed=_seed(raw["data"]["split_seed"], "data.split_seed"),
+        rounds=whole()("rounds", raw["rounds"]),
+        seed=whole()("seed", raw["seed"]),
+        split_seed=whole()("data.split_seed", raw["data"]["split_seed"]),
         folder=folder,
-        team=str(raw["submission"]["team"]),
+        team=raw["submission"]["team"],
         claimed=raw["submission"]["claimed"],
-        weights=Path(weights) if weights is not None else None,
-        resume=bool(raw["resume"]),
+        weights=Path(str(weights)) if weights is not None else None,
+        resume=flag("resume", raw["resume"]),
         resolved=raw,
     )
 
@@ -158,8 +180,11 @@ def make_strategy(config: Mapping[str, Any]) -> Strategy:
         )
     try:
         accepted = parameters_of(get_class(str(target)))
+        check_arguments(accepted, config)
         minima = {name: 1 for name in NODE_MINIMA if name in accepted and name not in config}
         strategy = instantiate(dict(config), **minima, _convert_="all")
+    except ConfigError:
+        raise
     except Exception as error:
         cause = error.__cause__ or error
         raise ConfigError(
@@ -177,35 +202,41 @@ def _usecase(raw: Mapping[str, Any]) -> tuple[UseCaseInfo, dict[str, Any]]:
     score = raw["score"]
     if isinstance(score, str):
         score = {"name": score}
-    rule = ScoreRule(str(score["name"]), str(score.get("direction", "max")))
+    if not isinstance(score, Mapping) or not isinstance(score.get("name"), str):
+        raise ConfigError(f"usecase.score must be {{name: METRIC, direction: max}}, got {score!r}")
+    rule = ScoreRule(score["name"], str(score.get("direction", "max")))
     if rule.direction not in ("max", "min", "zero"):
         raise ConfigError(f"usecase.score.direction must be max, min or zero, got {rule.direction}")
+    shown = texts("usecase.columns_shown", raw.get("columns_shown") or [])
     info = UseCaseInfo(
-        slug=str(raw["slug"]),
+        slug=slug("usecase.slug", raw["slug"]),
         title=str(raw.get("title") or raw["slug"]),
         description=str(raw.get("description") or ""),
         task=str(raw["task"]),
         score=rule,
-        subgroup_columns=tuple(raw.get("columns_shown") or ()),
+        subgroup_columns=tuple(shown),
     )
     return info, {key: value for key, value in raw.items() if key not in USECASE_KEYS}
 
 
 def _site_data(data: Mapping[str, Any], partition: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
     """Describe each simulated site in the keys of ``site.yaml``."""
-    fraction = data["holdout_fraction"]
-    if not isinstance(fraction, int | float) or not 0 < fraction < 1:
-        raise ConfigError(f"data.holdout_fraction must be between 0 and 1, got {fraction!r}")
+    fraction = _fraction("data.holdout_fraction", data["holdout_fraction"])
     if data["sites"]:
+        if not isinstance(data["sites"], list):
+            raise ConfigError(f"data.sites must be a list, as [a.csv,b.csv], got {data['sites']!r}")
         sites = [_file_site(entry, fraction) for entry in data["sites"]]
     elif data["dataset"]:
-        count = data["num_sites"]
+        count = whole(1)("data.num_sites", data["num_sites"])
         names = data["names"] or [f"site_{i}" for i in range(count)]
+        if not isinstance(names, list):
+            raise ConfigError(f"data.names must be a list, as [north,south], got {names!r}")
         if len(names) != count:
             raise ConfigError(f"data.names has {len(names)} names for data.num_sites={count}")
+        each("partition", partition, PARTITION_CHECKS)
         sites = [
             {
-                "name": name,
+                "name": str(name),
                 "train": f"dataset:{data['dataset']}",
                 "holdout_fraction": fraction,
                 "partition": {**partition, "num_sites": count, "index": index},
@@ -216,9 +247,10 @@ def _site_data(data: Mapping[str, Any], partition: Mapping[str, Any]) -> tuple[d
         raise ConfigError("no data: give data.sites=[a.csv,b.csv] or data.dataset=NAME")
     repeated = [name for name, count in Counter(s["name"] for s in sites).items() if count > 1]
     if repeated:
+        key = "sites" if data["sites"] else "names"
         raise ConfigError(
-            f"data.sites: two sites are called '{repeated[0]}'; "
-            f"write {{name: ..., train: ...}} with different names"
+            f"data.{key}: two sites are called '{repeated[0]}'; "
+            "give them different names, as data.sites=[{name: a, train: FILE}, ...]"
         )
     return tuple(
         {"name": s["name"], "data": {k: v for k, v in s.items() if k != "name"}} for s in sites
@@ -226,38 +258,31 @@ def _site_data(data: Mapping[str, Any], partition: Mapping[str, Any]) -> tuple[d
 
 
 def _file_site(entry: Any, fraction: float) -> dict[str, Any]:
-    if isinstance(entry, str):
+    if isinstance(entry, str) and entry.strip():
         return {"name": Path(entry).stem, "train": entry, "holdout_fraction": fraction}
-    if isinstance(entry, Mapping) and entry.get("train"):
-        name = str(entry.get("name") or Path(str(entry["train"])).stem)
+    if isinstance(entry, Mapping) and isinstance(entry.get("train"), str):
+        known = {f.name for f in fields(DataSource)}
+        for key in entry:
+            if key not in known:
+                near = get_close_matches(str(key), known, n=1)
+                hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}"
+                raise ConfigError(f"data.sites: unknown key '{key}' in {dict(entry)}; {hint}")
+        name = str(entry.get("name") or Path(entry["train"]).stem)
         return {"holdout_fraction": fraction, **entry, "name": name}
     raise ConfigError(f"data.sites: {entry!r} is neither a file nor {{name: ..., train: ...}}")
 
 
-def _checked_train(train: TrainConfig) -> TrainConfig:
-    positive = {"lr": train.lr, "batch_size": train.batch_size}
-    positive |= {"local_epochs": train.local_epochs}
-    optional = {"local_steps": train.local_steps, "grad_clip": train.grad_clip}
-    positive |= {key: value for key, value in optional.items() if value is not None}
-    for key, value in positive.items():
-        if not isinstance(value, int | float) or not value > 0:
-            raise ConfigError(f"train.{key} must be a positive number, got {value!r}")
-    return train
+def _fraction(key: str, value: Any) -> float:
+    number()(key, value)
+    if not 0 < value < 1:
+        raise ConfigError(f"{key} must be between 0 and 1, got {value!r}")
+    return float(value)
 
 
-def _seed(value: Any, key: str) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise ConfigError(f"{key} must be a whole number, at least 0, got {value!r}")
-    return value
-
-
-def _dataclass(kind: type[Any], raw: Mapping[str, Any], group: str) -> Any:
-    known = {f.name for f in fields(kind)}
-    for key in raw:
-        if key not in known:
-            near = get_close_matches(key, known, n=1)
-            hint = f"did you mean '{near[0]}'?" if near else f"known: {sorted(known)}"
-            raise ConfigError(f"unknown key '{group}.{key}'; {hint}")
+def _dataclass(
+    kind: type[Any], raw: Mapping[str, Any], group: str, checks: Mapping[str, Check]
+) -> Any:
+    each(group, raw, checks)
     return kind(**raw)
 
 

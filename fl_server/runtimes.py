@@ -12,6 +12,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from fl_server.app import execute, quiet_flower, write_simulated_sites
+from fl_server.checks import check_run
 from fl_server.config import RunConfig
 from fl_server.progress import Progress
 from fl_server.rounds import Outcome
@@ -40,6 +41,7 @@ def launch(config: RunConfig) -> Outcome:
     runtimes = {"simulation": _simulation, "ray": _ray, "deployment": _deployment}
     if config.runtime_name not in runtimes:
         raise ConfigError(f"unknown runtime '{config.runtime_name}'; known: {sorted(runtimes)}")
+    check_run(config)
     return runtimes[config.runtime_name](config)
 
 

@@ -51,9 +51,13 @@ def explained(error: Exception, keys: Sequence[str] = ()) -> ConfigError:
         return ConfigError(f"unknown {group} '{name}'; {hint}")
     if found := re.search(r"Could not override '([^']+)'", text):
         key = found.group(1)
-        near = get_close_matches(key, keys, n=1)
+        parent = key.rpartition(".")[0]
+        near = get_close_matches(key, [k for k in keys if k.rpartition(".")[0] == parent], n=1)
+        near = near or get_close_matches(key, keys, n=1, cutoff=0.8)
         hint = f"did you mean {near[0]}=...?" if near else "--help lists every key"
         return ConfigError(f"unknown option '{key}'; {hint}")
+    if text.startswith("Config group override"):
+        return ConfigError(f"{text}; write GROUP=NAME, --help lists both")
     text = " ".join(text.split()).partition(" See https://hydra.cc")[0]
     if "missing EQUAL" in text or "no viable alternative" in text or "parsing override" in text:
         return ConfigError(f"{text}; write KEY=VALUE, with quotes round brackets and spaces")

@@ -32,6 +32,7 @@ from tasks.metrics import (
     regression_stats,
 )
 from tasks.stats import Stats
+from tasks.tabular.choices import check_choices
 from tasks.tabular.data import TabularData, read_site
 from tasks.tabular.encode import Encoder
 from tasks.tabular.evaluation import evaluate_scopes, outputs, score_card
@@ -67,6 +68,10 @@ class TabularTask(ABC):
 
     def __init__(self, schema: Mapping[str, Any]) -> None:
         self.schema = TabularSchema.from_mapping(schema, classification=self._is_classification)
+
+    def check(self, spec: ModelSpec, config: TrainConfig) -> None:
+        """Check model, optimiser and loss before any site is asked."""
+        check_choices(spec, config, self.schema)
 
     def read(self, source: DataSource, split_seed: int) -> TabularData:
         """Read and split one site's CSV, Parquet or named table."""

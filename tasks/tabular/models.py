@@ -21,6 +21,8 @@ _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "gelu": nn.GELU,
 }
 MAX_WIDTH = 2**16
+MAX_PARAMETERS = 2**28
+"""1 GB of weights: a job that asks for more is a mistake, or means harm."""
 
 
 class Dropout(nn.Module):
@@ -105,8 +107,17 @@ def build_model(spec: ModelSpec, encoder: Encoder, seed: int) -> TabularModel:
             raise ConfigError(
                 f"model '{spec.name}' has no parameter '{key}'{suggest(key, defaults)}"
             )
+    sizes = (len(encoder.feature_names), encoder.num_outputs)
+    with torch.device("meta"):  # no memory yet
+        sketch = build(*sizes, {**defaults, **spec.params})
+    count = sum(parameter.numel() for parameter in sketch.parameters())
+    if count > MAX_PARAMETERS:
+        raise ConfigError(
+            f"model '{spec.name}' with {dict(spec.params)} has {count:,} weights; "
+            f"at most {MAX_PARAMETERS:,} are allowed"
+        )
     with torch.random.fork_rng(devices=[]):  # layers draw from the global generator when made
-        module = build(len(encoder.feature_names), encoder.num_outputs, {**defaults, **spec.params})
+        module = build(*sizes, {**defaults, **spec.params})
     _initialise(module, seed, zeros=spec.params.get("init") == "zeros")
     module.eval()
     return TabularModel(module, encoder)

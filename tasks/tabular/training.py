@@ -22,6 +22,7 @@ from tasks.tabular.schema import suggest
 Gradients = tuple[torch.Tensor, ...]
 Step = Callable[[Gradients], None]
 LARGEST = 1e30
+OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop")
 
 
 def train_model(
@@ -48,7 +49,7 @@ def train_model(
     ReplyError
         If the objective's arrays do not fit the model.
     """
-    _check(config)
+    check_config(config)
     generator = torch.Generator().manual_seed(seed)
     for dropout in model.dropouts:
         dropout.generator = generator
@@ -96,14 +97,26 @@ def _batches(
         epoch += 1
 
 
-def _check(config: TrainConfig) -> None:
+def check_config(config: TrainConfig) -> None:
+    """Check the optimiser and the numbers.
+
+    Raises
+    ------
+    ConfigError
+        Naming the key and what it may be.
+    """
+    if config.optimizer not in OPTIMIZERS:
+        near = suggest(str(config.optimizer), OPTIMIZERS)
+        raise ConfigError(f"train.optimizer '{config.optimizer}' does not exist{near}")
     for key, low in (("batch_size", 1), ("local_epochs", 0), ("local_steps", 0)):
         value = getattr(config, key)
         if value is not None and (type(value) is not int or value < low):
             raise ConfigError(f"train.{key} is {value!r}; expected a whole number from {low}")
     for key in ("lr", "momentum", "weight_decay", "grad_clip"):
         value = getattr(config, key)
-        if value is not None and not 0.0 <= value <= LARGEST:
+        if value is None:
+            continue
+        if not isinstance(value, int | float) or not 0.0 <= value <= LARGEST:
             raise ConfigError(f"train.{key} is {value!r}; expected a number from 0 to {LARGEST:g}")
 
 
@@ -150,16 +163,12 @@ def _optimizer(parameters: list[torch.nn.Parameter], config: TrainConfig) -> Ste
         return _sgd(parameters, config)
     lr, decay = config.lr, config.weight_decay
     makers: dict[str, Callable[[], torch.optim.Optimizer]] = {
-        "sgd": lambda: torch.optim.SGD(parameters, lr),
         "adam": lambda: torch.optim.Adam(parameters, lr, weight_decay=decay),
         "adamw": lambda: torch.optim.AdamW(parameters, lr, weight_decay=decay),
         "rmsprop": lambda: torch.optim.RMSprop(
             parameters, lr, momentum=config.momentum, weight_decay=decay
         ),
     }
-    if config.optimizer not in makers:
-        near = suggest(config.optimizer, makers)
-        raise ConfigError(f"train.optimizer '{config.optimizer}' does not exist{near}")
     optimizer = makers[config.optimizer]()
 
     def step(gradients: Gradients) -> None:
