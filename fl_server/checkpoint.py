@@ -24,7 +24,7 @@ from tasks.contract import Arrays, ScoreCard, Scores
 from tasks.errors import CheckpointError
 
 FILE_NAME = "checkpoint.safetensors"
-MODEL, STRATEGY, BEST = "model/", "strategy/", "best/"
+MODEL, STRATEGY, BEST, SITES = "model/", "strategy/", "best/", "sites/"
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,8 @@ class Checkpoint:
         What must not change between a run and its resumption.
     best : dict of str to array or None
         The best model so far, where early stopping keeps it.
+    site_memory : dict of str to array
+        What simulated sites remember between rounds; empty where the sites are real.
     """
 
     fingerprint: str
@@ -46,6 +48,7 @@ class Checkpoint:
     strategy_arrays: Arrays = field(default_factory=dict)
     strategy_numbers: Mapping[str, Any] = field(default_factory=dict)
     best: Arrays | None = None
+    site_memory: Arrays = field(default_factory=dict)
 
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
@@ -59,6 +62,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     arrays = {f"{MODEL}{k}": a for k, a in checkpoint.model.items()}
     arrays |= {f"{STRATEGY}{k}": a for k, a in checkpoint.strategy_arrays.items()}
     arrays |= {f"{BEST}{k}": a for k, a in (checkpoint.best or {}).items()}
+    arrays |= {f"{SITES}{k}": a for k, a in checkpoint.site_memory.items()}
     arrays = {name: np.asarray(a, order="C") for name, a in arrays.items()}
     state = {
         "fingerprint": checkpoint.fingerprint,
@@ -103,6 +107,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         strategy_arrays=_below(arrays, STRATEGY),
         strategy_numbers=state["strategy"],
         best=best or None,
+        site_memory=_below(arrays, SITES),
     )
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import time
 import traceback
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,13 +18,16 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from fl_server.checkpoint import Checkpoint, write_checkpoint
+from fl_server.choice import SiteChoice
 from fl_server.config import RunConfig
 from fl_server.enrolment import Enrolment
 from fl_server.exchange import Exchange
 from fl_server.records import RoundRecord, SiteRecord
 from fl_server.roster import Member, RosterGrid, addressed, seeded_sampling
-from fl_server.scoring import is_better, score_of
+from fl_server.scoring import score_of
 from fl_server.screening import check_evaluate, check_train, conformed
+from fl_server.simulation import InProcessGrid
+from fl_server.stopping import is_best, should_stop
 from strategies.messages import (
     EVALUATE,
     JOB,
@@ -35,8 +37,8 @@ from strategies.messages import (
     request,
     unpack_arrays,
 )
-from strategies.sampling import Candidate, Sampler, Uniform
-from strategies.state import restore, snapshot
+from strategies.sampling import Sampler, Uniform
+from strategies.state import forget_paired, restore, snapshot
 from tasks.contract import Arrays, ScoreCard, Task, child_seed
 from tasks.errors import FedleagueError, QuorumError
 from tasks.stats import Stats
@@ -92,8 +94,7 @@ class RoundLoop:
         self._strategy = strategy
         self._enrolment = enrolment
         self._roster = enrolment.roster
-        self._sampler = sampler or Uniform()
-        self._losses: dict[str, float] = {}
+        self._choice = SiteChoice(sampler or Uniform(), config.seed)
         self._num_accepted = 0
 
     def run(
@@ -113,27 +114,36 @@ class RoundLoop:
             If a checkpoint cannot be written.
         """
         config = self._config
+        stopping, direction = config.early_stopping, config.usecase.score.direction
         records = list(resumed.rounds) if resumed else []
         best = resumed.best if resumed else None
         if resumed:
             arrays = resumed.model
             restore(self._strategy, resumed.strategy_arrays, resumed.strategy_numbers)
-        stopped = self._should_stop(records)
-        self._note_losses(records)
+            self._remind_sites(resumed)
+        stopped = should_stop(records, stopping, direction)
+        self._choice.note(records)
         for number in range(len(records), config.rounds + 1):
             if stopped:
                 break
             arrays, record = self._round(number, arrays)
-            if self._keeps_best() and self._is_best(record, records):
+            if stopping.patience is not None and is_best(record, records, direction):
                 best = arrays
             records.append(record)
-            self._note_losses(records[-1:])
+            self._choice.note([record])
             self._save(fingerprint, arrays, best, records)
             for observer in observers:
                 observer.round_finished(record)
-            stopped = self._should_stop(records)
+            stopped = should_stop(records, stopping, direction)
         final = best if stopped and best is not None else arrays
         return Outcome(final, tuple(records), stopped)
+
+    def _remind_sites(self, resumed: Checkpoint) -> None:
+        """Give simulated sites their memory back; real ones start a resumed run without."""
+        if isinstance(self._grid, InProcessGrid):
+            self._grid.recall(resumed.site_memory)
+        elif forgotten := forget_paired(self._strategy):
+            log.warning("the sites start anew, and so does the strategy's %s", forgotten)
 
     def _round(self, number: int, arrays: Arrays) -> tuple[Arrays, RoundRecord]:
         started = time.monotonic()
@@ -181,7 +191,8 @@ class RoundLoop:
         self, number: int, arrays: Arrays, exchange: Exchange
     ) -> tuple[Arrays | None, float | None]:
         limit = self._config.sites.max_update_norm
-        grid = RosterGrid(self._grid, self._roster, self._sampled(number))
+        chosen = self._choice.names(number, self._enrolment.gather())
+        grid = RosterGrid(self._grid, self._roster, chosen)
         config = ConfigRecord({JOB: self._enrolment.job, ROUND: number})
         with seeded_sampling(child_seed(self._config.seed, "sample", number)):
             messages = self._strategy.configure_train(number, pack_arrays(arrays), config, grid)
@@ -200,22 +211,6 @@ class RoundLoop:
             unpack_arrays(record) if record is not None else None,
             float(loss) if isinstance(loss, int | float) else None,
         )
-
-    def _sampled(self, number: int) -> set[str]:
-        """Return the connected sites that this round may ask."""
-        members = self._enrolment.gather()
-        if not members:
-            return set()
-        sites = [Candidate(m.name, m.num_train, self._losses.get(m.name)) for m in members]
-        seed = child_seed(self._config.seed, "sampling", number)
-        return set(self._sampler.choose(sites, np.random.default_rng(seed)))
-
-    def _note_losses(self, records: list[RoundRecord]) -> None:
-        """Remember each site's last training loss, from which sites may be sampled."""
-        for record in records:
-            for site in record.sites:
-                if site.status == "ok" and site.loss is not None:
-                    self._losses[site.site] = site.loss
 
     def _judge(self, new: Arrays | None, exchange: Exchange) -> tuple[str, str]:
         """Say whether the aggregated model may become the model of record."""
@@ -245,7 +240,8 @@ class RoundLoop:
             return answer.num_examples, None
 
         members = self._enrolment.gather()
-        _exhaust(exchange.replies(addressed(content, EVALUATE, members), screen))
+        for _ in exchange.replies(addressed(content, EVALUATE, members), screen):
+            pass
         answered = [r for r in exchange.records.values() if r.status == "ok"]
         wanted = self._config.sites.quorum or 1
         if len(answered) < wanted:
@@ -289,32 +285,9 @@ class RoundLoop:
             strategy_arrays=strategy_arrays,
             strategy_numbers=numbers,
             best=best,
+            site_memory=self._grid.memory() if isinstance(self._grid, InProcessGrid) else {},
         )
         write_checkpoint(self._config.folder, checkpoint)
-
-    def _keeps_best(self) -> bool:
-        return self._config.early_stopping.patience is not None
-
-    def _is_best(self, record: RoundRecord, earlier: list[RoundRecord]) -> bool:
-        direction = self._config.usecase.score.direction
-        return all(is_better(record.score, old.score, direction) for old in earlier)
-
-    def _should_stop(self, records: list[RoundRecord]) -> bool:
-        """Say whether the best score is ``patience`` rounds old."""
-        stopping = self._config.early_stopping
-        if stopping.patience is None or not records:
-            return False
-        direction = self._config.usecase.score.direction
-        best = records[0]
-        for record in records[1:]:
-            if is_better(record.score, best.score, direction, stopping.min_delta):
-                best = record
-        return records[-1].round - best.round >= stopping.patience
-
-
-def _exhaust(replies: Iterator[Message]) -> None:
-    for _ in replies:
-        pass
 
 
 def _strategy_failure(error: Exception) -> str:

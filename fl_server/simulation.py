@@ -12,12 +12,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import count
 from typing import Any
 
-from flwr.app import Context, Error, Message, RecordDict
+from flwr.app import ArrayRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
+from strategies.messages import pack_arrays, unpack_arrays
+from strategies.state import SEPARATOR
+from tasks.contract import Arrays
 from tasks.errors import ConfigError
 
 CLIENT_APP = "fl_client.app:app"
@@ -94,6 +97,25 @@ class InProcessGrid(Grid):
         """Yield each reply as it is computed; ``timeout`` has no meaning in one process."""
         for message in messages:
             yield self._deliver(message)
+
+    def memory(self) -> Arrays:
+        """Return what the sites remember between rounds: ``node::record::array``."""
+        return {
+            SEPARATOR.join((str(node_id), record, name)): array
+            for node_id, context in self._contexts.items()
+            for record, arrays in context.state.items()
+            if isinstance(arrays, ArrayRecord)
+            for name, array in unpack_arrays(arrays).items()
+        }
+
+    def recall(self, memory: Arrays) -> None:
+        """Give the sites back what they remembered."""
+        records: dict[tuple[int, str], Arrays] = {}
+        for path, array in memory.items():
+            node_id, record, name = path.split(SEPARATOR, 2)
+            records.setdefault((int(node_id), record), {})[name] = array
+        for (number, record), arrays in records.items():
+            self._contexts[number].state[record] = pack_arrays(arrays)
 
     def _deliver(self, message: Message) -> Message:
         message.metadata.__dict__["_message_id"] = str(next(self._ids))

@@ -37,6 +37,10 @@ class FedAvg(flower.FedAvg):
     ----------
     client_half : str
         Name in ``strategies.registry``, or ``module:function``.
+    transient : tuple of str
+        Attributes that mean something only within a round.
+    paired : tuple of str
+        State that mirrors the sites' memories; dropped (to None) when these are lost.
     needs_single_updates : bool
         Whether the rule must see each site's update (no secure aggregation then).
     weighting : {"examples", "uniform"}
@@ -47,6 +51,7 @@ class FedAvg(flower.FedAvg):
     client_half: ClassVar[str] = "fedavg"
     needs_single_updates: ClassVar[bool] = False
     transient: ClassVar[tuple[str, ...]] = ("sent_record", "num_sites")
+    paired: ClassVar[tuple[str, ...]] = ()
     weighting: str = "examples"
     sent_record: ArrayRecord | None = None
     num_sites: int = 0

@@ -35,6 +35,7 @@ class FedDyn(FedAvg):
     """
 
     client_half: ClassVar[str] = "feddyn"
+    paired: ClassVar[tuple[str, ...]] = ("correction",)
 
     def __init__(self, alpha: float = 0.1, weighting: str = "examples", **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -36,6 +36,7 @@ class Scaffold(FedAvg):
 
     client_half: ClassVar[str] = "scaffold"
     needs_plain_sgd: ClassVar[bool] = True
+    paired: ClassVar[tuple[str, ...]] = ("variate",)
 
     def __init__(self, server_lr: float = 1.0, weighting: str = "examples", **kwargs: Any) -> None:
         super().__init__(**kwargs)

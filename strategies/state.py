@@ -70,6 +70,18 @@ def restore(strategy: Strategy, arrays: Arrays, numbers: Mapping[str, Any]) -> N
         setattr(owner, attribute, _rebuilt(*value) if isinstance(value, tuple) else value)
 
 
+def forget_paired(strategy: Strategy) -> list[str]:
+    """Drop the state that mirrors the sites' memories (``paired``); return its names.
+
+    A control variate is the mean of the sites' own: where these are lost, it would pull every
+    later round towards a wrong point, so that both sides must start anew.
+    """
+    paired = [name for name in getattr(strategy, "paired", ()) if hasattr(strategy, name)]
+    for name in paired:
+        setattr(strategy, name, None)
+    return paired
+
+
 def _named_arrays(value: Any) -> Arrays:
     """Flatten what Flower's strategies keep: an array, a list or dict of them, a record."""
     if isinstance(value, np.ndarray):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -17,6 +18,12 @@ from tasks import registry
 @pytest.fixture(autouse=True)
 def quadratic_task(monkeypatch):
     monkeypatch.setitem(registry._TASKS, "quadratic", "quadratic_task:QuadraticTask")
+
+
+@pytest.fixture(autouse=True)
+def no_fsync(monkeypatch):
+    """Hundreds of small checkpoints; what is on disk after a crash is tested elsewhere."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
 @pytest.fixture
