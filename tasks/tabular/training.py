@@ -1,28 +1,16 @@
-"""Local training on rows held in memory, with little overhead per call.
-
-Thousands of simulated clients share one model object, so nothing is rebuilt or copied but the
-weights: no data loader, no module, and no optimiser object for SGD.
-"""
+"""Local training on rows held in memory, with little overhead per call."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
-
-import numpy as np
 import torch
 
 from tasks.contract import LocalObjective, TrainConfig, TrainOutcome
-from tasks.errors import ConfigError, DivergedError
 from tasks.tabular.data import Tensors
 from tasks.tabular.losses import Loss
 from tasks.tabular.models import TabularModel
-from tasks.tabular.schema import suggest
+from tasks.torch_training import check_config, run_training
 
-Gradients = tuple[torch.Tensor, ...]
-Step = Callable[[Gradients], None]
-LARGEST = 1e30
-OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop")
+__all__ = ["check_config", "train_model"]
 
 
 def train_model(
@@ -34,168 +22,21 @@ def train_model(
     objective: LocalObjective,
     seed: int,
 ) -> TrainOutcome:
-    """Train ``model`` in place.
-
-    Each epoch visits the rows in a permutation drawn from ``seed``; a last short batch is kept.
-    The loss's gradient is clipped first, then the objective's terms are added, then the
-    optimiser steps.
+    """Train ``model`` in place; batch order and dropout are drawn from ``seed``.
 
     Raises
     ------
-    ConfigError
-        If the optimiser or a number of ``config`` does not fit.
-    DivergedError
-        If a loss or a weight is not finite.
-    ReplyError
-        If the objective's arrays do not fit the model.
+    ConfigError, DivergedError, ReplyError
+        As ``torch_training.run_training``.
     """
-    check_config(config)
     generator = torch.Generator().manual_seed(seed)
     for dropout in model.dropouts:
         dropout.generator = generator
-    parameters, module = model.parameters, model.module
-    adjust, step = _objective(model, objective), _optimizer(parameters, config)
-    inputs, targets = data
-    total, rows, steps, epoch = 0.0, 0, 0, -1
-    module.train()
-    try:
-        for current, index in _batches(len(targets), config, generator):
-            if current != epoch:
-                total, rows, epoch = 0.0, 0, current
-            truth = targets[index]
-            value = loss(module(inputs[index]), truth)
-            gradients = torch.autograd.grad(value, parameters)
-            number = value.item()
-            if not math.isfinite(number):
-                raise _diverged("loss", number, steps)
-            with torch.no_grad():
-                if config.grad_clip is not None:
-                    _clip(gradients, config.grad_clip)
-                adjust(gradients)
-                step(gradients)
-            total, rows, steps = total + number * len(truth), rows + len(truth), steps + 1
-    finally:
-        module.eval()
-    if not all(np.isfinite(view).all() for view in model.views.values()):
-        raise _diverged("weight", math.nan, steps)
-    return TrainOutcome(model.arrays(), len(targets), steps, total / rows if rows else 0.0)
+    module, (inputs, targets) = model.module, data
 
+    def batch_loss(index: torch.Tensor) -> torch.Tensor:
+        return loss(module(inputs[index]), targets[index])
 
-def _batches(
-    size: int, config: TrainConfig, generator: torch.Generator
-) -> Iterator[tuple[int, torch.Tensor]]:
-    """Yield (epoch, row numbers); epochs go on until ``local_steps``, if given."""
-    limit = config.local_steps
-    epoch = done = 0
-    while done < limit if limit is not None else epoch < config.local_epochs:
-        order = torch.randperm(size, generator=generator)
-        for index in torch.split(order, config.batch_size):
-            yield epoch, index
-            done += 1
-            if done == limit:
-                return
-        epoch += 1
-
-
-def check_config(config: TrainConfig) -> None:
-    """Check the optimiser and the numbers.
-
-    Raises
-    ------
-    ConfigError
-        Naming the key and what it may be.
-    """
-    if config.optimizer not in OPTIMIZERS:
-        near = suggest(str(config.optimizer), OPTIMIZERS)
-        raise ConfigError(f"train.optimizer '{config.optimizer}' does not exist{near}")
-    for key, low in (("batch_size", 1), ("local_epochs", 0), ("local_steps", 0)):
-        value = getattr(config, key)
-        if value is not None and (type(value) is not int or value < low):
-            raise ConfigError(f"train.{key} is {value!r}; expected a whole number from {low}")
-    for key in ("lr", "momentum", "weight_decay", "grad_clip"):
-        value = getattr(config, key)
-        if value is None:
-            continue
-        if not isinstance(value, int | float) or not 0.0 <= value <= LARGEST:
-            raise ConfigError(f"train.{key} is {value!r}; expected a number from 0 to {LARGEST:g}")
-
-
-def _diverged(what: str, value: float, steps: int) -> DivergedError:
-    return DivergedError(
-        f"training diverged: {what} is {value} after {steps} steps; "
-        "lower train.lr or set train.grad_clip"
+    return run_training(
+        model, len(targets), batch_loss, config, objective=objective, generator=generator
     )
-
-
-def _clip(gradients: Gradients, limit: float) -> None:
-    norm = torch.linalg.vector_norm(torch.stack([g.norm() for g in gradients])).item()
-    if norm > limit:
-        for gradient in gradients:
-            gradient.mul_(limit / norm)
-
-
-def _objective(model: TabularModel, objective: LocalObjective) -> Step:
-    """Return what adds ``linear + proximal_mu * (w - anchor)`` to the gradients in place."""
-    linear = anchor = None
-    if objective.linear is not None:
-        model.check(objective.linear)
-        linear = [torch.tensor(objective.linear[name]) for name in model.views]
-    mu = objective.proximal_mu
-    if mu:
-        if objective.anchor is not None:
-            model.check(objective.anchor)
-        arrays = model.views if objective.anchor is None else objective.anchor
-        anchor = [torch.tensor(arrays[name]) for name in model.views]
-
-    def adjust(gradients: Gradients) -> None:
-        if linear is not None:
-            for gradient, term in zip(gradients, linear, strict=True):
-                gradient.add_(term)
-        if anchor is not None:
-            for gradient, weight, origin in zip(gradients, model.parameters, anchor, strict=True):
-                gradient.add_(weight - origin, alpha=mu)
-
-    return adjust
-
-
-def _optimizer(parameters: list[torch.nn.Parameter], config: TrainConfig) -> Step:
-    if config.optimizer == "sgd":
-        return _sgd(parameters, config)
-    lr, decay = config.lr, config.weight_decay
-    makers: dict[str, Callable[[], torch.optim.Optimizer]] = {
-        "adam": lambda: torch.optim.Adam(parameters, lr, weight_decay=decay),
-        "adamw": lambda: torch.optim.AdamW(parameters, lr, weight_decay=decay),
-        "rmsprop": lambda: torch.optim.RMSprop(
-            parameters, lr, momentum=config.momentum, weight_decay=decay
-        ),
-    }
-    optimizer = makers[config.optimizer]()
-
-    def step(gradients: Gradients) -> None:
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient
-        optimizer.step()
-        for parameter in parameters:
-            parameter.grad = None
-
-    return step
-
-
-def _sgd(parameters: list[torch.nn.Parameter], config: TrainConfig) -> Step:
-    """Return SGD in the operations of ``torch.optim.SGD``, without making one per call."""
-    lr, momentum, decay = config.lr, config.momentum, config.weight_decay
-    buffers: list[torch.Tensor] = []
-
-    def step(gradients: Gradients) -> None:
-        if decay:
-            for gradient, parameter in zip(gradients, parameters, strict=True):
-                gradient.add_(parameter, alpha=decay)
-        if momentum and buffers:
-            for buffer, gradient in zip(buffers, gradients, strict=True):
-                buffer.mul_(momentum).add_(gradient)
-        elif momentum:
-            buffers.extend(gradients)  # fresh tensors, ours to keep
-        for parameter, change in zip(parameters, buffers or gradients, strict=True):
-            parameter.add_(change, alpha=-lr)
-
-    return step
