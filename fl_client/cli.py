@@ -14,10 +14,12 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from tasks.errors import ConfigError
+from tasks.errors import ConfigError, FedleagueError
 from tasks.exits import explained, friendly_errors
 
 CLIENT_KEYS = ("site", "server", "ca", "key", "insecure", "max_wait_seconds", "threads")
+
+_failures: list[FedleagueError] = []
 
 
 @hydra.main(version_base="1.3", config_path="pkg://conf", config_name="client")
@@ -29,8 +31,13 @@ def _run(config: DictConfig) -> None:
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None)
         why = f"{key} must be given" if key else " ".join(str(error).split())
-        raise ConfigError(f"{why}: fl-client site=site.yaml server=HOST:PORT") from None
-    _serve(raw)
+        _failures.append(ConfigError(f"{why}: fl-client site=site.yaml server=HOST:PORT"))
+        return
+    try:
+        _serve(raw)
+    except FedleagueError as error:
+        # Hydra announces whatever a job raises on stderr; ``main`` raises it instead.
+        _failures.append(error)
 
 
 def _serve(raw: dict[str, Any]) -> None:
@@ -94,6 +101,8 @@ def main() -> None:
             _run()
         except (HydraException, OmegaConfBaseException) as error:
             raise explained(error, CLIENT_KEYS) from None
+        if _failures:
+            raise _failures[0]
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The run's state after its last finished round: one file, replaced atomically.
 
 A safetensors file holds the model (``model/``) and the strategy's arrays (``strategy/``); its
-metadata holds everything else as JSON, with a checksum over the arrays.
+metadata holds everything else as JSON, and a checksum over both.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,9 +71,10 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         "rounds": [_plain(record) for record in checkpoint.rounds],
         "strategy": checkpoint.strategy_numbers,
         "order": list(arrays),
-        "sha256": _checksum(arrays),
     }
-    write_atomically(folder / FILE_NAME, save(arrays, metadata={"state": json.dumps(state)}))
+    text = json.dumps(state)
+    metadata = {"state": text, "sha256": _checksum(text, arrays)}
+    write_atomically(folder / FILE_NAME, save(arrays, metadata=metadata))
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
@@ -91,12 +93,13 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         )
     try:
         with safe_open(path, framework="np") as file:
-            state = json.loads(file.metadata()["state"])
+            metadata = file.metadata()
+            state = json.loads(metadata["state"])
             # safetensors sorts names, but some of Flower's strategies go by position
             arrays = {name: file.get_tensor(name) for name in state["order"]}
     except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
         raise CheckpointError(f"{path}: damaged ({error}); delete it and start anew") from None
-    if _checksum(arrays) != state.get("sha256"):
+    if _checksum(metadata["state"], arrays) != metadata.get("sha256"):
         raise CheckpointError(f"{path}: damaged (checksum differs); delete it and start anew")
     best = _below(arrays, BEST)
     return Checkpoint(
@@ -128,7 +131,8 @@ def write_atomically(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(part, path)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink()
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise CheckpointError(
                 f"{path}: no space left on the disk for {len(data)} bytes; free some, then "
@@ -147,8 +151,8 @@ def _below(arrays: Mapping[str, Any], prefix: str) -> Arrays:
     return {name[len(prefix) :]: a for name, a in arrays.items() if name.startswith(prefix)}
 
 
-def _checksum(arrays: Mapping[str, Any]) -> str:
-    digest = hashlib.sha256()
+def _checksum(state: str, arrays: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256(state.encode())
     for name in sorted(arrays):
         digest.update(name.encode())
         digest.update(np.asarray(arrays[name], order="C").tobytes())

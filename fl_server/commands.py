@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from tasks.errors import ConfigError
 from tasks.exits import friendly_errors
 
 app = typer.Typer(
@@ -39,6 +40,8 @@ def predict(
     from fl_server.checkpoint import write_atomically
     from fl_server.saved_model import load_run_model
 
+    if not data.is_file():
+        raise ConfigError(f"{data}: no such file; give --data FILE, a CSV or Parquet file of rows")
     task, model = load_run_model(run)
     table = task.predict(model, data)
     write_atomically(out, table.to_csv(index=False).encode())
@@ -77,7 +80,11 @@ def board(
     """Serve the leaderboard of an existing database."""
     from fl_server.leaderboard.web import serve
 
-    console.print(f"leaderboard: http://{host}:{port}  (Ctrl-C stops it)", highlight=False)
+    scheme, _, path = db.partition(":///")
+    if scheme == "sqlite" and not Path(path).is_file():
+        raise ConfigError(
+            f"--db {db}: no such file; a run of fl-server writes it (board.url), or give --db URL"
+        )
     serve(db, host, port)
 
 

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 
 from fl_server.result import MODEL, MODEL_CARD
 from tasks.contract import Model, ModelSpec, Task
-from tasks.errors import ConfigError
+from tasks.errors import ConfigError, ReplyError
 from tasks.registry import load_task
 
 
@@ -27,14 +27,22 @@ def load_run_model(folder: Path) -> tuple[Task, Model]:
     path = folder / MODEL
     try:
         arrays = load_file(path)
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; give the folder of a finished run") from None
+    except (SafetensorError, OSError) as error:
+        raise ConfigError(f"{path}: damaged: {error}; run the model anew") from None
+    try:
         task = load_task(card["task"], card["schema"])
         spec = ModelSpec(card["model"]["name"], card["model"]["params"])
         model = task.build(spec, card["preprocessing"], card["seed"])
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file; give the folder of a finished run") from None
-    except (SafetensorError, KeyError, TypeError, OSError) as error:
-        raise ConfigError(f"{path}: damaged: {error}") from None
-    model.load(arrays)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ConfigError(
+            f"{folder / MODEL_CARD}: damaged: {type(error).__name__} {error}; run the model anew"
+        ) from None
+    try:
+        model.load(arrays)
+    except ReplyError as error:
+        raise ConfigError(f"{path}: does not fit {MODEL_CARD}: {error}") from None
     return task, model
 
 

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from fl_server.result import RESULT
 from fl_server.saved_model import read_json
+from tasks.errors import ConfigError
 
 
 def print_result(folder: Path, console: Console) -> None:
@@ -18,20 +19,27 @@ def print_result(folder: Path, console: Console) -> None:
     Raises
     ------
     ConfigError
-        If the folder holds no result.
+        If the folder holds no result, or a damaged one.
     """
     result = read_json(folder / RESULT)
-    score = result["score"]
-    console.print(
-        f"{result['usecase']}: {result['model']} with {result['strategy']}, "
-        f"{score['name']} {_number(score['baseline'])} -> {_number(score['final'])}",
-        markup=False,
-        highlight=False,
-    )
-    console.print(_metrics(result))
-    console.print(_rounds(result))
-    for metric, reason in result["absent"].items():
-        console.print(f"absent: {metric}: {reason}", markup=False, highlight=False)
+    try:
+        score = result["score"]
+        title = (
+            f"{result['usecase']}: {result['model']} with {result['strategy']}, "
+            f"{score['name']} {_number(score['baseline'])} -> {_number(score['final'])}"
+        )
+        tables = [_metrics(result), _rounds(result)]
+        absent = [f"absent: {name}: {reason}" for name, reason in result["absent"].items()]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ConfigError(
+            f"{folder / RESULT}: not the result of a run ({type(error).__name__} {error}); "
+            "give the folder of a finished run"
+        ) from None
+    console.print(title, markup=False, highlight=False)
+    for table in tables:
+        console.print(table)
+    for line in absent:
+        console.print(line, markup=False, highlight=False)
 
 
 def _metrics(result: dict[str, Any]) -> Table:
