@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,18 @@ def _trend(value: float | None) -> str:
     return "better" if value > 0 else "worse"
 
 
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings by dotted name, lists as text."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            found |= _flat(value, f"{prefix}{name}.")
+        else:
+            shown = ", ".join(map(str, value)) if isinstance(value, list) else value
+            found[f"{prefix}{name}"] = "–" if shown is None else shown
+    return found
+
+
 def _breakable(name: str) -> Markup:
     """Let a long name wrap after its underscores."""
     return Markup("_<wbr>").join(name.split("_"))
@@ -116,6 +129,7 @@ _environment.filters.update(
     duration=_seconds,
     trend=_trend,
     column=_column,
+    flat=_flat,
     breakable=_breakable,
     spark=_spark,
 )

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Executable, and_, or_, select
 from sqlalchemy.orm import Session
 
-from fl_server.leaderboard import ranking, standings, views
+from fl_server.leaderboard import standings, views
 from fl_server.leaderboard.tables import Metric, Round, Run, Site, SiteRecord, Submission, UseCase
 
 
@@ -61,48 +61,13 @@ def run(session: Session, run_id: int) -> views.RunView | None:
     recorded = session.scalars(
         select(Round).where(Round.run_id == run_id).order_by(Round.round)
     ).all()
-    by_round = {item.round: item.id for item in recorded}
-    first, final = (
-        by_round.get(0),
-        by_round.get(-1 if this.final_round is None else this.final_round),
-    )
+    ids = {item.round: item.id for item in recorded}
+    first, final = (ids.get(-1 if number is None else number) for number in (0, this.final_round))
     metrics = _metrics(session, [item for item in (first, final) if item is not None])
-    return views.RunView(
-        id=this.id,
-        key=this.key,
-        usecase_slug=case.slug,
-        usecase_title=case.title,
-        score_formula_display=this.score_name,
-        score_direction=case.score_direction,
-        team_name=submission.team,
-        model=submission.model,
-        params=submission.params,
-        num_parameters=submission.num_parameters,
-        claimed_score=submission.claimed,
-        baseline_score=this.baseline_score,
-        final_score=this.final_score,
-        final_round=this.final_round,
-        improvement=ranking.improvement(
-            this.baseline_score, this.final_score, case.score_direction
-        ),
-        strategy=this.strategy,
-        runtime=this.runtime,
-        seed=this.seed,
-        config=this.config,
-        status=this.status,
-        reason=this.reason,
-        num_rounds=this.num_rounds,
-        num_rounds_done=this.num_rounds_done,
-        curve=[(item.round, item.score) for item in recorded],
-        metrics=views.compare(
-            metrics[first] if first is not None else None,
-            metrics[final] if final is not None else None,
-        ),
-        rounds=[views.RoundSummaryView(**_summary(item)) for item in recorded],
-        created_date=this.started_at,
-        updated_date=this.updated_at,
-        finished_date=this.finished_at,
+    comparison = views.compare(
+        *(None if item is None else metrics[item] for item in (first, final))
     )
+    return standings.run_view(this, submission, case, recorded, comparison)
 
 
 def rounds(session: Session, run_id: int, since: int, limit: int | None) -> list[views.RoundView]:
@@ -118,7 +83,7 @@ def rounds(session: Session, run_id: int, since: int, limit: int | None) -> list
     sites = _sites(session, ids)
     return [
         views.RoundView(
-            **_summary(item),
+            **standings.summary(item),
             metrics=metrics[item.id],
             sites=sites[item.id],
             arrays=item.arrays,
@@ -181,12 +146,6 @@ def _split(column: str) -> tuple[str, str]:
     """Return scope and metric of a column's name; a bare metric is of all rows."""
     scope, _, name = column.rpartition("/")
     return scope or "overall", name
-
-
-def _summary(item: Round) -> dict[str, Any]:
-    first = ("round", "phase", "status", "reason", "score", "train_loss", "seconds")
-    fields = (*first, "bytes_up", "bytes_down", "num_sites", "num_sites_ok")
-    return {name: getattr(item, name) for name in fields} | {"recorded_date": item.recorded_at}
 
 
 def _metrics(session: Session, round_ids: list[int]) -> dict[int, list[views.MetricView]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -12,6 +13,9 @@ from fl_server.leaderboard.ranking import loss
 from fl_server.leaderboard.views import clean_text, finite, json_safe
 from fl_server.records import RoundRecord, RunInfo, SubmissionInfo, UseCaseInfo
 from tasks.contract import ScoreCard, Scores
+
+_SECRET_NAME = re.compile(r"passw|secret|token|api_?key|private_?key|credential", re.IGNORECASE)
+_URL_PASSWORD = re.compile(r"(\w://[^/\s:@]*:)[^/\s@]+@")
 
 
 def usecase_values(info: UseCaseInfo) -> dict[str, Any]:
@@ -47,7 +51,7 @@ def submission_values(info: SubmissionInfo, usecase_id: int) -> dict[str, Any]:
         "model": clean_text(info.model),
         "params": json_safe(info.params),
         "claimed": finite(info.claimed),
-        "num_parameters": info.num_parameters,
+        "num_parameters": None if info.num_parameters is None else int(info.num_parameters),
         "created_at": datetime.now(UTC),
     }
 
@@ -64,7 +68,7 @@ def run_values(info: RunInfo, usecase_id: int, submission_id: int) -> dict[str, 
         "runtime": clean_text(info.runtime),
         "seed": int(info.seed),
         "num_rounds": int(info.num_rounds),
-        "config": json_safe(info.config),
+        "config": _without_secrets(json_safe(info.config)),
         "status": "running",
         "reason": "",
         "num_rounds_done": 0,
@@ -133,6 +137,20 @@ def site_values(
         }
         for (name, phase), site in latest.items()
     ]
+
+
+def _without_secrets(value: Any) -> Any:
+    """Mask passwords and tokens: a run's configuration is shown to everyone."""
+    if isinstance(value, dict):
+        return {
+            name: "***"
+            if _SECRET_NAME.search(name) and isinstance(item, str)
+            else _without_secrets(item)
+            for name, item in value.items()
+        }
+    if isinstance(value, list):
+        return [_without_secrets(item) for item in value]
+    return _URL_PASSWORD.sub(r"\1***@", value) if isinstance(value, str) else value
 
 
 def _scopes(card: ScoreCard) -> Iterator[tuple[str, Scores]]:

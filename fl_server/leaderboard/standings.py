@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from fl_server.leaderboard import ranking, views
-from fl_server.leaderboard.tables import UseCase
+from fl_server.leaderboard.tables import Round, Run, Submission, UseCase
 from fl_server.records import ScoreRule
 
 NUM_TOP_ENTRIES = 5
@@ -113,3 +114,51 @@ def _note(head: Any, case: UseCase, score: views.CellView | None) -> str:
     if head.final_round is None:
         return "no round finished yet" if head.status == "running" else "no round finished"
     return (score.absent if score else None) or "the score is absent"
+
+
+def run_view(
+    run: Run,
+    submission: Submission,
+    case: UseCase,
+    recorded: Sequence[Round],
+    metrics: list[views.ComparisonView],
+) -> views.RunView:
+    """Return one run with its metrics and round summaries."""
+    return views.RunView(
+        id=run.id,
+        key=run.key,
+        usecase_slug=case.slug,
+        usecase_title=case.title,
+        score_formula_display=run.score_name,
+        score_direction=case.score_direction,
+        team_name=submission.team,
+        model=submission.model,
+        params=submission.params,
+        num_parameters=submission.num_parameters,
+        claimed_score=submission.claimed,
+        baseline_score=run.baseline_score,
+        final_score=run.final_score,
+        final_round=run.final_round,
+        improvement=ranking.improvement(run.baseline_score, run.final_score, case.score_direction),
+        strategy=run.strategy,
+        runtime=run.runtime,
+        seed=run.seed,
+        config=run.config,
+        status=run.status,
+        reason=run.reason,
+        num_rounds=run.num_rounds,
+        num_rounds_done=run.num_rounds_done,
+        curve=[(item.round, item.score) for item in recorded],
+        metrics=metrics,
+        rounds=[views.RoundSummaryView(**summary(item)) for item in recorded],
+        created_date=run.started_at,
+        updated_date=run.updated_at,
+        finished_date=run.finished_at,
+    )
+
+
+def summary(item: Round) -> dict[str, Any]:
+    """Return the fields of a ``RoundSummaryView``."""
+    first = ("round", "phase", "status", "reason", "score", "train_loss", "seconds")
+    fields = (*first, "bytes_up", "bytes_down", "num_sites", "num_sites_ok")
+    return {name: getattr(item, name) for name in fields} | {"recorded_date": item.recorded_at}

@@ -170,7 +170,7 @@ class BoardHandle:
 
 
 def serve(
-    store_url: str, host: str, port: int, announce: Callable[[str], None] | None = print
+    store_url: str, host: str, port: int, announce: Callable[[str], None] | None = None
 ) -> None:
     """Serve the leaderboard until interrupted (Ctrl-C or SIGTERM).
 
@@ -181,7 +181,7 @@ def serve(
     host, port : str, int
         Where to listen; port 0 takes a free one.
     announce : callable or None
-        Told the page's address once.
+        Told the page's address once it listens (with port 0, the one it got).
 
     Raises
     ------
@@ -194,7 +194,7 @@ def serve(
         listener, url = _listen(host, port)
         with listener:
             if announce is not None:
-                announce(f"leaderboard: {url} (Ctrl-C stops it)")
+                announce(url)
             try:
                 _make_server(store).run([listener])
             except KeyboardInterrupt:

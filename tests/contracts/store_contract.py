@@ -220,6 +220,20 @@ class StoreContract:
         assert store.run(run_id).config == {"lr": "nan", "clip": ["inf"]}
         assert store.leaderboard("heart").results[0].note == "not finite (nan)"
 
+    def test_secrets_in_the_configuration_are_masked(self, store):
+        config = {
+            "board": {"url": "postgresql://fed:hunter2@db/fed"},
+            "registration_token": "hunter2",
+            "urls": ["https://:hunter2@host/x", "https://host:80/@a"],
+            "num_tokens": 5,
+        }
+        assert store.run(store.open_run(make_info(config=config))).config == {
+            "board": {"url": "postgresql://fed:***@db/fed"},
+            "registration_token": "***",
+            "urls": ["https://:***@host/x", "https://host:80/@a"],
+            "num_tokens": 5,
+        }
+
     def test_hostile_text_is_kept_or_cleaned(self, store):
         team = "'; DROP TABLE run; --\0\ud800<script>"
         run_id = store.open_run(make_info(team=team))
