@@ -24,7 +24,7 @@ from fl_server.rounds import Observer, Outcome, RoundLoop
 from strategies.registry import client_half_name
 from strategies.requirements import check_layers, check_training
 from strategies.simulated import simulated_sites_file
-from tasks.contract import Arrays, Model
+from tasks.contract import Arrays, Model, Task
 from tasks.errors import CheckpointError, ConfigError
 from tasks.registry import load_task
 
@@ -65,7 +65,8 @@ def execute(grid: Grid, config: RunConfig, progress: Progress | None = None) -> 
         enrolment.start(_expected(config), resumed.fitted if resumed else None)
         model = task.build(config.model, enrolment.fitted, config.seed)
         check_layers(strategy, model)
-        arrays = _starting_weights(config, model)
+        enrolment.blank = task.blank(model)
+        arrays = _starting_weights(config, task, model)
         observers: Sequence[Observer] = (board, progress)
         members = list(enrolment.roster)
         board.open_run(arrays)
@@ -104,9 +105,12 @@ def _resumed(config: RunConfig, mark: str) -> Checkpoint | None:
     return checkpoint
 
 
-def _starting_weights(config: RunConfig, model: Model) -> Arrays:
-    """Return the submitted weights, or the freshly initialised ones."""
+def _starting_weights(config: RunConfig, task: Task, model: Model) -> Arrays:
+    """Return the submitted weights, those that the task starts from, or the initial ones."""
     if config.weights is None:
+        start = getattr(task, "start", None)
+        if start is not None:
+            start(model, config.model)
         return model.arrays()
     try:
         loaded: Arrays = {k: np.asarray(a) for k, a in load_file(config.weights).items()}

@@ -32,6 +32,8 @@ class Enrolment:
     roster : Roster
     fitted : mapping
         Finalised preprocessing, after ``start``.
+    blank : Stats or None
+        All-zero metric summands: the names, shapes and dtypes that a reply may hold.
     job : str
         The job text that every later message carries, after ``start``.
     refused : list of SiteRecord
@@ -55,6 +57,7 @@ class Enrolment:
         self._given_up: set[str] = set()
         self.roster = Roster()
         self.fitted: Mapping[str, Any] = {}
+        self.blank: Stats | None = None
         self.job = ""
         self.refused: list[SiteRecord] = []
 

@@ -232,10 +232,13 @@ class RoundLoop:
         exchange = self._exchange("evaluate")
         content = request(self._enrolment.job, number, pack_arrays(arrays))
         running = Stats()
+        per_row: int = getattr(self._task, "counts_per_row", 1)
 
         def screen(member: Member, reply: Message) -> tuple[int, None]:
             nonlocal running
-            answer = check_evaluate(reply, member.num_holdout)
+            answer = check_evaluate(
+                reply, member.num_holdout, self._enrolment.blank, counts_per_row=per_row
+            )
             running = running.merge(answer.stats)
             return answer.num_examples, None
 

@@ -7,11 +7,11 @@ finite, too large an update or more examples than the site declared is refused, 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 import numpy as np
 from flwr.app import ArrayRecord, Message, MetricRecord
 
+from fl_server.scoring import OVERALL
 from strategies.messages import (
     ARRAYS,
     EXTRA,
@@ -121,9 +121,20 @@ def conformed(new: Arrays, sent: Arrays) -> Arrays:
 
 
 def check_evaluate(
-    reply: Message, num_holdout: int, expected: Mapping[str, object] | None = None
+    reply: Message,
+    num_holdout: int,
+    expected: Stats | None = None,
+    *,
+    counts_per_row: int = 1,
 ) -> EvaluateReply:
     """Check an evaluation reply.
+
+    Parameters
+    ----------
+    expected : Stats or None
+        All-zero summands of this task, model and use case: what a reply may hold.
+    counts_per_row : int
+        How much one held-out row may add to a count; more than 1 where rows hold many objects.
 
     Raises
     ------
@@ -136,10 +147,26 @@ def check_evaluate(
         raise ReplyError(
             f"reply covers {answer.num_examples} rows, the site declared {num_holdout} held out"
         )
-    if expected is not None and (unknown := answer.stats.keys() - expected.keys()):
-        raise ReplyError(f"reply holds unknown summands {sorted(unknown)}")
-    check_summands(answer.stats, num_holdout)
+    if expected is not None:
+        _check_forms(answer.stats, expected)
+    check_summands(answer.stats, num_holdout * counts_per_row)
     return answer
+
+
+def _check_forms(stats: Stats, expected: Stats) -> None:
+    """Check names, shapes and dtypes, so that no site can spoil the sum for the others."""
+    required = {name for name in expected if name.startswith(f"{OVERALL}/")}
+    if lacking := required - stats.keys():
+        raise ReplyError(f"reply lacks the summands {sorted(lacking)}")
+    for name, array in stats.items():
+        if name not in expected:
+            raise ReplyError(f"reply holds an unknown summand '{name}'")
+        blank = expected[name]
+        if array.shape != blank.shape or array.dtype != blank.dtype:
+            raise ReplyError(
+                f"summand '{name}' is {array.dtype}{list(array.shape)}, "
+                f"expected {blank.dtype}{list(blank.shape)}"
+            )
 
 
 def check_summands(stats: Stats, num_rows: int) -> None:

@@ -277,6 +277,12 @@ class Task(Protocol):
     def evaluate(self, model: Model, data: SiteData) -> Stats:
         """Return the metric summands on the site's held-out rows."""
 
+    def blank(self, model: Model) -> Stats:
+        """Return all-zero metric summands: every name, shape and dtype that ``evaluate`` may send.
+
+        The server checks replies against it, so that no site can spoil the sum for the others.
+        """
+
     def finalise(self, stats: Stats, fitted: Fitted) -> ScoreCard:
         """Turn pooled metric summands into scores; pure."""
 

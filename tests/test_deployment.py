@@ -1,4 +1,4 @@
-"""A whole federation as an organiser and three sites would run it: processes, sockets, TLS, keys."""
+"""A whole federation as an organiser and three sites run it: processes, sockets, TLS, keys."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def simulate(federation: Federation) -> dict:
 
 
 def test_federation_with_tls_keys_and_kills_equals_the_simulation(federation):
-    """One client is killed in round 2 and restarted; the server is killed in round 3 and resumed."""
+    """Kill one client in round 2 and restart it; kill the server in round 3 and resume."""
     board_port = free_port()
     serve = ("serve=true", f"board.port={board_port}")
     federation.client("a")  # before there is a server

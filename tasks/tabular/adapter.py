@@ -35,7 +35,7 @@ from tasks.stats import Stats
 from tasks.tabular.choices import check_choices
 from tasks.tabular.data import TabularData, read_site
 from tasks.tabular.encode import Encoder
-from tasks.tabular.evaluation import evaluate_scopes, outputs, score_card
+from tasks.tabular.evaluation import blank_scopes, evaluate_scopes, outputs, score_card
 from tasks.tabular.files import open_table
 from tasks.tabular.losses import Loss, calibrated, classification_loss, regression_loss
 from tasks.tabular.models import TabularModel, build_model
@@ -43,6 +43,7 @@ from tasks.tabular.preprocess import fit_rows, prepare
 from tasks.tabular.rows import feature_rows
 from tasks.tabular.schema import TabularSchema, suggest
 from tasks.tabular.training import train_model
+from tasks.torch_runtime import small_operations
 
 
 class TabularTask(ABC):
@@ -104,7 +105,8 @@ class TabularTask(ABC):
         if objective.calibration and self.calibrates_logits:
             classes = network.encoder.num_outputs
             loss = calibrated(loss, tensors[1], classes, objective.calibration)
-        return train_model(network, tensors, loss, config, objective=objective, seed=seed)
+        with small_operations():
+            return train_model(network, tensors, loss, config, objective=objective, seed=seed)
 
     def evaluate(self, model: Model, data: SiteData) -> Stats:
         """Return the summands of every scope on the held-out rows."""
@@ -113,7 +115,16 @@ class TabularTask(ABC):
         def row_stats(targets: NDArray[Any], raw: NDArray[Any]) -> Stats:
             return self._row_stats(network, targets, raw)
 
-        return evaluate_scopes(network, cast(TabularData, data), self.schema, row_stats)
+        with small_operations():
+            return evaluate_scopes(network, cast(TabularData, data), self.schema, row_stats)
+
+    def blank(self, model: Model) -> Stats:
+        """Return all-zero summands of every scope that a reply may hold."""
+        network = cast(TabularModel, model)
+        rows = self._row_stats(
+            network, np.zeros(0, dtype=np.int64), np.zeros((0, network.encoder.num_outputs))
+        )
+        return blank_scopes(rows, self.schema, len(network.encoder.columns))
 
     def finalise(self, stats: Stats, fitted: Fitted) -> ScoreCard:
         """Turn pooled summands into scores; pure."""

@@ -59,6 +59,19 @@ def evaluate_scopes(
     return stats
 
 
+def blank_scopes(rows: Stats, schema: TabularSchema, num_columns: int) -> Stats:
+    """Return all-zero summands of every scope, given those of one scope without rows."""
+    blank = rows.scoped("overall")
+    for group in schema.subgroups:
+        blank = blank.merge(rows.scoped(f"subgroups/{group.name}"))
+    for name, _ in schema.feature_blocks:
+        blank = blank.merge(rows.scoped(f"blocks/{name}"))
+    if schema.attributions:
+        sums = Stats({"sum": np.zeros(num_columns), "rows": np.array(0)})
+        blank = blank.merge(sums.scoped("attributions"))
+    return blank
+
+
 def score_card(
     stats: Stats, schema: TabularSchema, columns: list[str], finalise: Callable[[Stats], Scores]
 ) -> ScoreCard:

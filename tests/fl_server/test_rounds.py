@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -323,3 +324,36 @@ def test_sampling_a_fraction_is_fixed_by_the_seed(compose):
     assert chosen("one", 3) == chosen("two", 3)
     assert all(len(sites) == 1 for sites in chosen("three", 3))
     assert len({tuple(chosen(f"s{seed}", seed)) for seed in range(4)}) > 1
+
+
+@pytest.mark.parametrize(
+    ("tamper", "says"),
+    [
+        (lambda stats: stats.pop("overall/confusion"), "lacks the summands"),
+        (lambda stats: stats.update({"overall/confusion": np.zeros((7, 7), np.int64)}), "(7|\\[7)"),
+        (lambda stats: stats.update({"rows": np.arange(40.0)}), "unknown summand 'rows'"),
+        (lambda stats: stats.update({"overall/confusion": -np.ones((2, 2), np.int64)}), "outside"),
+        (lambda stats: stats.update({"overall/loss_sums": np.full(2, np.nan)}), "not finite"),
+    ],
+)
+def test_first_site_cannot_spoil_the_evaluation_for_the_others(compose, tamper, says):
+    """Site `a` answers first: what it sends must not decide what the others may send."""
+
+    class Grid(InProcessGrid):
+        def _deliver(self, message):
+            reply = super()._deliver(message)
+            is_first = message.metadata.dst_node_id == 2
+            if is_first and message.metadata.message_type == "evaluate":
+                stats = unpack_arrays(reply.content.array_records["stats"])
+                tamper(stats)
+                reply.content["stats"] = pack_arrays(stats)
+            return reply
+
+    config = compose("rounds=0")
+    (baseline,) = run(config, Grid(config.site_data)).rounds
+    status = {s.site: (s.status, s.reason) for s in baseline.sites}
+    assert status["b"][0] == status["c"][0] == "ok"
+    assert status["a"][0] == "refused"
+    assert re.search(says, status["a"][1])
+    matrix = np.array(baseline.card.overall.arrays["confusion_matrix"])
+    assert matrix.sum() == 8 + 10  # the holdouts of b and c
