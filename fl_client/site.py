@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
@@ -145,16 +146,20 @@ def read_site(path: Path) -> SiteConfig:
     return site_from_mapping(raw, str(path), path.resolve().parent)
 
 
-@lru_cache(maxsize=4096)
 def site_from_json(text: str) -> SiteConfig:
-    """Parse a site that a simulation describes inline."""
+    """Parse a site that a simulation describes inline; paths are relative to the working folder."""
+    return _site_from_json(text, os.getcwd())
+
+
+@lru_cache(maxsize=4096)
+def _site_from_json(text: str, folder: str) -> SiteConfig:
     try:
         raw = json.loads(text)
     except ValueError:
         raw = None
     if not isinstance(raw, dict):
         raise ConfigError("simulated site: not a JSON object; start it with fl-server")
-    return site_from_mapping(raw, "simulated site", Path.cwd())
+    return site_from_mapping(raw, "simulated site", Path(folder))
 
 
 def site_from_mapping(raw: Mapping[str, Any], origin: str, folder: Path) -> SiteConfig:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import time
 from pathlib import Path
 
 import hydra
@@ -54,10 +55,13 @@ def main() -> None:
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     # It logs what it also raises.
     logging.getLogger("hydra").setLevel(logging.CRITICAL)
+    _failures.clear()
+    started = time.time()
     with friendly_errors("fl-server"):
         try:
             _run()
         except (HydraException, OmegaConfBaseException) as error:
+            _remove_sweeps_since(started)
             raise explained(error, known_options(sys.argv[1:])) from None
         except ValueError as error:
             if "Config group override" not in str(error):
@@ -86,6 +90,13 @@ def _remove_if_empty(folder: Path) -> None:
         if any(path.iterdir()):
             break
         path.rmdir()
+
+
+def _remove_sweeps_since(started: float) -> None:
+    """Remove the plan that a multirun wrote before one of its jobs proved not to exist."""
+    for plan in Path.cwd().glob("runs/*/*/multirun.yaml"):
+        if plan.stat().st_mtime >= started - 1:
+            _remove_if_empty(plan.parent / "0")
 
 
 if __name__ == "__main__":
