@@ -1,0 +1,168 @@
+"""A detector as the federation sees it: weights by name, a loss, and detections."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from tasks.contract import Arrays
+from tasks.detection.augment import Augment
+from tasks.detection.pixels import Target, squares
+from tasks.detection.schema import DetectionSchema
+from tasks.errors import DivergedError, ReplyError
+from tasks.metrics.detection import Detections
+from tasks.torch_layers import NORMS
+
+SCORE_FLOOR = 0.001
+"""Least score of a detection that counts at all: average precision needs the low ones too."""
+STATISTICS = ("running_mean", "running_var")
+
+Found = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+"""Boxes (n, 4) in the square, scores (n,), labels (n,), by falling score."""
+
+
+class Network(Protocol):
+    """What a family of detectors provides."""
+
+    @property
+    def module(self) -> nn.Module:
+        """The PyTorch module; its parameters are what is learned."""
+
+    @property
+    def head(self) -> tuple[str, ...]:
+        """Prefixes of the parameters that belong to the head."""
+
+    @property
+    def single_value_maps(self) -> bool:
+        """Whether a normalised feature map may have a single pixel."""
+
+    def loss(self, images: torch.Tensor, targets: Sequence[Target]) -> torch.Tensor:
+        """Return the mean loss of a batch; images (b, 3, s, s) in [0, 1]."""
+
+    def detect(self, images: torch.Tensor) -> list[Found]:
+        """Return each picture's detections after suppression, with scores above the floor.
+
+        Raises
+        ------
+        DivergedError
+            If a score or a box is not finite.
+        """
+
+
+class DetectionModel:
+    """A detector with its preprocessing (``contract.Model``).
+
+    What travels are the trainable parameters and the running statistics of batch normalisation;
+    constants (the integral of YOLO's box distribution) and counters do not.
+    """
+
+    def __init__(self, network: Network, schema: DetectionSchema, augment: Augment) -> None:
+        self.network = network
+        self.schema = schema
+        self.augment = augment
+        named = {n: p for n, p in self.module.named_parameters() if p.requires_grad}
+        self.parameters = list(named.values())
+        self._views = {n: p.detach().numpy() for n, p in named.items()}
+        self._views |= {n: b.numpy() for n, b in _statistics(self.module)}
+        self.module.eval()
+
+    @property
+    def module(self) -> nn.Module:
+        """The PyTorch module."""
+        return self.network.module
+
+    def arrays(self) -> Arrays:
+        """Return the weights by name (copies, float32)."""
+        return {name: view.copy() for name, view in self._views.items()}
+
+    def load(self, arrays: Arrays) -> None:
+        """Set the weights.
+
+        Raises
+        ------
+        ReplyError
+            If a name, shape or dtype differs.
+        """
+        self.check(arrays)
+        for name, view in self._views.items():
+            np.copyto(view, arrays[name])
+
+    def check(self, arrays: Arrays) -> None:
+        """Raise ReplyError unless names, shapes and dtypes are those of the weights."""
+        if arrays.keys() != self._views.keys():
+            wrong = sorted(arrays.keys() ^ self._views.keys())
+            raise ReplyError(
+                f"{len(wrong)} weights are missing or surplus ({', '.join(wrong[:3])}, ...); "
+                "use the architecture and classes of the use case"
+            )
+        for name, view in self._views.items():
+            array = arrays[name]
+            if array.shape != view.shape or array.dtype != view.dtype:
+                raise ReplyError(
+                    f"weight '{name}' is {array.dtype}{list(array.shape)}, "
+                    f"expected {view.dtype}{list(view.shape)}"
+                )
+
+    def layer_kinds(self) -> dict[str, str]:
+        """Return each weight's kind: ``norm``, ``head`` or ``body``."""
+        norms = {name for name, layer in self.module.named_modules() if isinstance(layer, NORMS)}
+
+        def kind(name: str) -> str:
+            if name.rpartition(".")[0] in norms:
+                return "norm"
+            return "head" if name.startswith(self.network.head) else "body"
+
+        return {name: kind(name) for name in self._views}
+
+    def is_finite(self) -> bool:
+        """Say whether every weight is a number."""
+        return all(bool(np.isfinite(view).all()) for view in self._views.values())
+
+    def detect(self, pictures: Sequence[Image.Image]) -> list[Detections]:
+        """Return what the model finds, in the pixels of each picture."""
+        size = self.schema.image_size
+        images, frames = squares(pictures, size, keep_ratio=self.schema.letterbox)
+        with torch.inference_mode():
+            found = self.network.detect(images)
+        results = []
+        for (boxes, scores, labels), frame, picture in zip(found, frames, pictures, strict=True):
+            corners = frame.back(boxes.numpy(), picture.width, picture.height)
+            results.append(Detections(corners, scores.numpy(), labels.numpy()))
+        return results
+
+
+def require_finite(*tensors: torch.Tensor) -> None:
+    """Raise DivergedError unless every value is a number."""
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
+        raise DivergedError(
+            "the model's boxes or scores are not finite; lower train.lr or set train.grad_clip"
+        )
+
+
+def _statistics(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    for prefix, layer in module.named_modules():
+        if isinstance(layer, _NormBase):
+            for name in STATISTICS:
+                buffer = getattr(layer, name, None)
+                if buffer is not None:
+                    yield f"{prefix}.{name}" if prefix else name, buffer
+
+
+@contextmanager
+def frozen_statistics(module: nn.Module) -> Iterator[None]:
+    """Normalise with the running statistics, although the module is in training."""
+    norms = [m for m in module.modules() if isinstance(m, _NormBase) and m.training]
+    for layer in norms:
+        layer.eval()
+    try:
+        yield
+    finally:
+        for layer in norms:
+            layer.train()
