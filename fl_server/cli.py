@@ -50,6 +50,8 @@ def main() -> None:
     """Entry point of ``fl-server``."""
     from fl_server.compose import known_options
 
+    # A strategy of one's own is a module in this folder; last, so that it shadows nothing.
+    sys.path.append(os.getcwd())
     # Hydra prints its own tracebacks and exits with 1 unless asked to raise.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")

@@ -24,6 +24,8 @@ keys = typer.Typer(help="Keys that name a site to the server.", no_args_is_help=
 certs = typer.Typer(help="TLS certificates of the server.", no_args_is_help=True)
 app.add_typer(keys, name="keys")
 app.add_typer(certs, name="certs")
+new = typer.Typer(help="Start something of your own.", no_args_is_help=True)
+app.add_typer(new, name="new")
 console = Console()
 
 
@@ -124,6 +126,18 @@ def export_sites(
 
     for folder in write_sites(usecase, override or [], out):
         console.print(str(folder), markup=False, highlight=False)
+
+
+@new.command("strategy")
+def new_strategy(
+    name: Annotated[str, typer.Argument(help="A module name, such as my_strategy.")],
+) -> None:
+    """Write NAME.py, config/strategy/NAME.yaml and a passing test into the current folder."""
+    from fl_server.scaffolds import write_strategy
+
+    for path in write_strategy(name, Path()):
+        console.print(str(path), markup=False, highlight=False)
+    console.print(f"try it: fl-server --config-dir config strategy={name}", markup=False)
 
 
 @keys.command("new")
