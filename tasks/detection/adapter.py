@@ -137,6 +137,10 @@ class ObjectDetection:
         stats = detection_stats(items, found, len(schema.classes), schema.score_threshold)
         return stats.scoped("overall")
 
+    def blank(self, model: Model) -> Stats:
+        """Return all-zero summands, as of no picture."""
+        return detection_stats((), (), len(self.schema.classes)).scoped("overall")
+
     def finalise(self, stats: Stats, fitted: Fitted) -> ScoreCard:
         """Turn pooled summands into scores; pure."""
         return ScoreCard(overall=finalise_detection(stats.scope("overall"), self.schema.classes))
