@@ -118,9 +118,11 @@ def check_reply(message: Message, reply: Message, site: SiteConfig) -> None:
     if named is not None and named != {NAME: site.name}:
         raise EgressError("the site's name, and nothing else, may leave as text")
     received = find_record(message.content, ARRAYS, ArrayRecord)
-    for record_name in (ARRAYS, EXTRA):
-        if (sent := find_record(reply.content, record_name, ArrayRecord)) is not None:
-            _check_weights(sent, received, exact=record_name == ARRAYS)
+    if (sent := find_record(reply.content, ARRAYS, ArrayRecord)) is not None:
+        _check_weights(sent, received)
+    if (sent := find_record(reply.content, EXTRA, ArrayRecord)) is not None:
+        further = find_record(message.content, EXTRA, ArrayRecord)
+        _check_weights(sent, received, further or ArrayRecord())
     if (stats := find_record(reply.content, STATS, ArrayRecord)) is not None:
         _check_summands(stats, evaluation=kind == EVALUATE)
 
@@ -134,22 +136,31 @@ def _check_numbers(record: Mapping[str, Any], allowed: set[str]) -> None:
             raise EgressError(f"number '{name}' is not one finite number")
 
 
-def _check_weights(sent: ArrayRecord, received: ArrayRecord | None, *, exact: bool) -> None:
-    """Weights leave only in the shapes in which they came."""
-    if received is None or (exact and sent.keys() != received.keys()):
+def _check_weights(
+    sent: ArrayRecord, received: ArrayRecord | None, further: ArrayRecord | None = None
+) -> None:
+    """Weights leave only under the names, and in the forms, in which they came.
+
+    Parameters
+    ----------
+    further : ArrayRecord or None
+        Extra arrays that came with the model, for a strategy's extra arrays that leave; None
+        asks for the model itself, every name of it.
+    """
+    if received is None or (further is None and sent.keys() != received.keys()):
         raise EgressError("the reply holds weights that were not asked for")
-    shapes = {(tuple(a.shape), a.dtype) for a in received.values()}
+    known = {name: _form(array) for name, array in received.items()}
+    known |= {name: _form(array) for name, array in (further or {}).items()}
     for name, array in sent.items():
-        expected = received.get(name)
-        form = (tuple(array.shape), array.dtype)
-        known = (
-            form in shapes if expected is None else form == (tuple(expected.shape), expected.dtype)
-        )
-        if not known:
+        if known.get(name) != _form(array):
             raise EgressError(
                 f"weight '{name}' is {array.dtype}{list(array.shape)}, not as received"
             )
     _check_content(sent)
+
+
+def _form(array: Array) -> tuple[tuple[int, ...], str]:
+    return tuple(array.shape), array.dtype
 
 
 def _check_summands(stats: ArrayRecord, *, evaluation: bool) -> None:
