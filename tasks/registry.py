@@ -14,6 +14,7 @@ from tasks.contract import Task
 from tasks.errors import ConfigError
 
 _TASKS: dict[str, str] = {
+    "image_classification": "tasks.image_classification.adapter:ImageClassification",
     "object_detection": "tasks.detection.adapter:ObjectDetection",
     "tabular_classification": "tasks.tabular.adapter:TabularClassification",
     "tabular_regression": "tasks.tabular.adapter:TabularRegression",

@@ -1,0 +1,198 @@
+"""Image classification, as the federation sees it (``contract.Task``)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from tasks.contract import (
+    DataSource,
+    Fitted,
+    LocalObjective,
+    Model,
+    ModelSpec,
+    ScoreCard,
+    SiteData,
+    TrainConfig,
+    TrainOutcome,
+)
+from tasks.errors import ConfigError, DataError
+from tasks.image_classification.data import ImageData, read_site
+from tasks.image_classification.models import ImageClassifier, build_model
+from tasks.image_classification.pictures import TRAIN, read_pictures
+from tasks.image_classification.preprocess import fit_pictures, fitted_values, prepare
+from tasks.image_classification.schema import ImageSchema
+from tasks.images.builders import seeded
+from tasks.images.loader import PixelLoader
+from tasks.images.report import ImageReport
+from tasks.images.weights import start_from_file
+from tasks.metrics import classification_stats, finalise_classification
+from tasks.stats import Stats
+from tasks.tabular.losses import calibrated, classification_loss
+from tasks.torch_training import check_config, run_training
+
+
+class ImageClassification:
+    """Two or more classes of pictures; see ``contract.Task`` for each method.
+
+    Parameters
+    ----------
+    schema : mapping
+        Plain values of a use case; keys as in ``ImageSchema``, with ``normalise`` for mean and
+        std.
+
+    Raises
+    ------
+    ConfigError
+        If the schema does not fit the task.
+    """
+
+    calibrates_logits = True
+
+    def __init__(self, schema: Mapping[str, Any]) -> None:
+        self.schema = ImageSchema.from_mapping(schema)
+
+    def check(self, spec: ModelSpec, config: TrainConfig) -> None:
+        """Check model, weights file, optimiser and loss before any site is asked."""
+        check_config(config)
+        classification_loss(config, [1] * len(self.schema.classes))
+        blank, channels = [1] * len(self.schema.classes), self.schema.channels
+        fitted = fitted_values(self.schema, blank, [0.0] * channels, [1.0] * channels)
+        try:
+            model = build_model(spec, fitted, 0)
+        except (RuntimeError, MemoryError):  # PyTorch's word for memory that is not there
+            raise ConfigError(
+                f"model '{spec.name}' with {dict(spec.params)} does not fit in memory"
+            ) from None
+        start_from_file(model, spec)
+
+    def read(self, source: DataSource, split_seed: int) -> ImageData:
+        """Read and split one site's folder, manifest, ``.npz`` file or named pictures."""
+        return read_site(source, split_seed, self.schema)
+
+    def fit(self, data: SiteData, min_group_size: int) -> Stats:
+        """Return the summands of ``preprocess.fit_pictures``."""
+        return fit_pictures(cast(ImageData, data), self.schema)
+
+    def prepare(self, stats: Stats) -> Fitted:
+        """Finalise class counts and the pixels' mean and spread."""
+        return prepare(stats, self.schema)
+
+    def build(self, spec: ModelSpec, fitted: Fitted, seed: int) -> ImageClassifier:
+        """Make a ``simple_cnn`` or a classifier of torchvision."""
+        return build_model(spec, fitted, seed)
+
+    def start(self, model: Model, spec: ModelSpec) -> None:
+        """Load the organiser's ``model.params.weights``; never called at a site."""
+        start_from_file(cast(ImageClassifier, model), spec)
+
+    def train(
+        self,
+        model: Model,
+        data: SiteData,
+        config: TrainConfig,
+        objective: LocalObjective,
+        seed: int,
+    ) -> TrainOutcome:
+        """Train in place on the site's training pictures.
+
+        ``seed`` decides the order of the pictures, every augmentation and every dropped unit.
+        """
+        network, split = cast(ImageClassifier, model), cast(ImageData, data).train
+        preprocess = network.preprocess
+        loader, labels = split.loader(preprocess.geometry), torch.from_numpy(split.labels)
+        loss = classification_loss(config, preprocess.class_counts)
+        if objective.calibration:
+            loss = calibrated(loss, labels, len(preprocess.classes), objective.calibration)
+
+        def batch_loss(index: torch.Tensor) -> torch.Tensor:
+            pixels = torch.from_numpy(loader.batch(index.numpy()))
+            if preprocess.augment:
+                pixels = preprocess.augment(pixels)
+            return loss(network.forward(preprocess.normalise(pixels)).cpu(), labels[index])
+
+        generator = torch.Generator().manual_seed(seed)
+        with seeded(seed):
+            return run_training(
+                network, len(split), batch_loss, config, objective=objective, generator=generator
+            )
+
+    def evaluate(self, model: Model, data: SiteData) -> Stats:
+        """Return the summands of every scope on the held-out pictures.
+
+        Notes
+        -----
+        Privacy: leaving are the summands of ``classification_stats`` for all pictures and for
+        each subgroup, however few it has here; the site's policy may hold small ones back.
+        """
+        network, site = cast(ImageClassifier, model), cast(ImageData, data)
+        scores = _probabilities(network, site.holdout.loader(network.preprocess.geometry))
+        labels = site.holdout.labels
+        stats = classification_stats(labels, scores).scoped("overall")
+        for name, member in site.members().items():
+            if member.any():
+                part = classification_stats(labels[member], scores[member])
+                stats = stats.merge(part.scoped(f"subgroups/{name}"))
+        return stats
+
+    def blank(self, model: Model) -> Stats:
+        """Return all-zero summands of every scope that a reply may hold."""
+        num_classes = len(self.schema.classes)
+        rows = classification_stats(np.zeros(0, np.int64), np.zeros((0, num_classes)))
+        groups = (rows.scoped(f"subgroups/{group.name}") for group in self.schema.subgroups)
+        return Stats.total([rows.scoped("overall"), *groups])
+
+    def finalise(self, stats: Stats, fitted: Fitted) -> ScoreCard:
+        """Turn pooled summands into scores; pure."""
+        classes = fitted["classes"]
+        groups = {
+            group.name: finalise_classification(stats.scope(f"subgroups/{group.name}"), classes)
+            for group in self.schema.subgroups
+        }
+        return ScoreCard(finalise_classification(stats.scope("overall"), classes), groups)
+
+    def predict(self, model: Model, rows: Path) -> pd.DataFrame:
+        """Predict a folder, a manifest, an ``.npz`` file or one picture; labels are not needed.
+
+        Returns
+        -------
+        DataFrame, one row per picture
+            ``data_id``, ``prediction``, and ``proba_<class>`` per class.
+
+        Raises
+        ------
+        DataError
+            If there are no pictures, or one cannot be read.
+        """
+        network = cast(ImageClassifier, model)
+        report = ImageReport()
+        pictures = list(read_pictures(rows, self.schema, report, TRAIN, labelled=False))
+        report.check(str(rows))
+        if not pictures:
+            raise DataError(f"{rows}: no pictures; give a folder, a manifest or an .npz file")
+        loader = PixelLoader([p.image for p in pictures], network.preprocess.geometry)
+        scores = _probabilities(network, loader)
+        names = np.array(network.preprocess.classes, dtype=object)
+        columns: dict[str, Iterable[Any]] = {
+            "data_id": [picture.name for picture in pictures],
+            "prediction": names[scores.argmax(axis=1)],
+        }
+        return pd.DataFrame(
+            columns | {f"proba_{name}": scores[:, i] for i, name in enumerate(names)}
+        )
+
+
+def _probabilities(model: ImageClassifier, loader: PixelLoader) -> NDArray[np.float64]:
+    """Return each picture's class probabilities, shape (n, c), float64."""
+    parts = []
+    with torch.no_grad():
+        for pixels in loader.chunks():
+            outputs = model.forward(model.preprocess.normalise(torch.from_numpy(pixels)))
+            parts.append(torch.softmax(outputs.cpu().double(), dim=1).numpy())
+    return np.concatenate(parts)

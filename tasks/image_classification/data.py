@@ -1,0 +1,238 @@
+"""One site's labelled pictures: read, checked, cut by partition, split into training and holdout.
+
+A picture is a reference; it is decoded in its mini-batch. Reading decodes every file once, to find
+bad ones before the first round instead of in the seventh.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.contract import Array, DataSource
+from tasks.datasets.images import load_image_dataset
+from tasks.errors import ConfigError, DataError, SchemaError
+from tasks.image_classification.pictures import (
+    HOLDOUT,
+    TRAIN,
+    RawPicture,
+    has_holdout,
+    read_pictures,
+)
+from tasks.image_classification.schema import ImageSchema
+from tasks.images.loader import PixelLoader
+from tasks.images.pixels import Geometry
+from tasks.images.read import BadImageError
+from tasks.images.refs import ImageRef
+from tasks.images.report import ImageReport
+from tasks.partition import partition_rows
+from tasks.tabular.data import split_rows
+from tasks.tabular.schema import quoted, suggest
+
+DATASET = "dataset:"
+TASK = "image_classification"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A usable picture and its class number."""
+
+    image: ImageRef
+    name: str
+    label: int
+    groups: Mapping[str, str] = field(default_factory=dict)
+
+
+class Split:
+    """Pictures of one split, and their pixels as a model sees them."""
+
+    def __init__(self, pictures: Sequence[Picture]) -> None:
+        self.pictures = pictures
+        self.labels: NDArray[np.int64] = np.array([p.label for p in pictures], dtype=np.int64)
+        self._loaders: dict[Geometry, PixelLoader] = {}
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def loader(self, geometry: Geometry) -> PixelLoader:
+        """Return what decodes the pictures to a geometry; made once."""
+        if geometry not in self._loaders:
+            images = [picture.image for picture in self.pictures]
+            self._loaders = {geometry: PixelLoader(images, geometry)}
+        return self._loaders[geometry]
+
+
+class ImageData:
+    """A site's training and holdout pictures (``contract.SiteData``)."""
+
+    def __init__(
+        self, name: str, splits: tuple[Split, Split], notes: Sequence[str], schema: ImageSchema
+    ) -> None:
+        self.name = name
+        self.train, self.holdout = splits
+        self._notes = tuple(notes)
+        self._schema = schema
+
+    @property
+    def num_train(self) -> int:
+        """Number of training pictures."""
+        return len(self.train)
+
+    @property
+    def num_holdout(self) -> int:
+        """Number of held-out pictures."""
+        return len(self.holdout)
+
+    @property
+    def notes(self) -> list[str]:
+        """What the site's operator should know; never leaves the site."""
+        return list(self._notes)
+
+    @property
+    def subgroup_rows(self) -> dict[str, int]:
+        """Held-out pictures of each declared subgroup; a site's policy may hold small ones back."""
+        return {name: int(member.sum()) for name, member in self.members().items()}
+
+    def members(self) -> dict[str, NDArray[np.bool_]]:
+        """Return which held-out pictures belong to each subgroup, each of shape (n,)."""
+        found = {}
+        for group in self._schema.subgroups:
+            if group.label is not None:
+                found[group.name] = self.holdout.labels == self._schema.classes.index(group.label)
+            else:
+                values = _column(self.holdout.pictures, str(group.column))
+                found[group.name] = np.isin(values.astype(str), group.values)
+        return found
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """Every usable picture of one source."""
+
+    pictures: tuple[Picture, ...]
+    notes: tuple[str, ...]
+
+
+def read_site(source: DataSource, split_seed: int, schema: ImageSchema) -> ImageData:
+    """Read and split a site's pictures; see ``pictures`` for what a source may be.
+
+    Where neither a holdout nor the source itself names held-out pictures, ``holdout_fraction`` of
+    each class is held out by seed. A partition cuts training and holdout alike.
+
+    Raises
+    ------
+    DataError, SchemaError
+        Naming file and cure; under ``on_bad: refuse`` with the first bad files of each kind.
+    ConfigError
+        If ``holdout_fraction`` is not within (0, 1).
+    """
+    pool = _read(source, source.train, schema, TRAIN)
+    notes = list(pool.notes)
+    held = _holdout(source, schema)
+    if held is not None:
+        train, holdout = Split(pool.pictures), Split(held.pictures)
+        notes += [f"holdout: {note}" for note in held.notes]
+        both = {p.image.name for p in pool.pictures} & {p.image.name for p in held.pictures}
+        if both:
+            notes.append(f"{len(both)} pictures are in training and holdout ({min(both)}, ...)")
+    else:
+        if len(pool.pictures) < 2:
+            raise DataError(
+                f"{source.train}: site '{source.name}' has one picture; it needs at least 2"
+            )
+        seed = split_seed if source.split_seed is None else source.split_seed
+        labels = Split(pool.pictures).labels
+        kept, out = split_rows(len(labels), labels, source.holdout_fraction, seed)
+        train = Split(tuple(pool.pictures[i] for i in kept))
+        holdout = Split(tuple(pool.pictures[i] for i in out))
+    return ImageData(source.name, (train, holdout), notes + _class_notes(train, schema), schema)
+
+
+def _holdout(source: DataSource, schema: ImageSchema) -> _Pool | None:
+    if source.holdout is not None:
+        return _read(source, source.holdout, schema, HOLDOUT)
+    if not source.train.startswith(DATASET) and has_holdout(Path(source.train), schema):
+        return _read(source, source.train, schema, HOLDOUT)
+    return None
+
+
+def _read(source: DataSource, name: str, schema: ImageSchema, split: str) -> _Pool:
+    if source.partition is None:
+        return _pool(name, schema, split)
+    pool = _shared_pool(name, _stamp(name), schema, split)
+    column = None
+    if source.partition.kind == "column" and source.partition.column is not None:
+        column = _column(pool.pictures, source.partition.column)
+    labels = Split(pool.pictures).labels
+    rows = partition_rows(labels, column, source.partition)
+    return _Pool(tuple(pool.pictures[i] for i in rows), pool.notes)
+
+
+@lru_cache(maxsize=4)
+def _shared_pool(name: str, stamp: object, schema: ImageSchema, split: str) -> _Pool:
+    """Read pictures that many simulated sites are cut from, once per process."""
+    return _pool(name, schema, split)
+
+
+def _stamp(name: str) -> object:
+    path = Path(name)
+    return None if name.startswith(DATASET) or not path.exists() else path.stat().st_mtime_ns
+
+
+def _pool(name: str, schema: ImageSchema, split: str) -> _Pool:
+    report = ImageReport(schema.on_bad)
+    found = (_checked(raw, schema, report) for raw in _open(name, schema, split, report))
+    pictures = tuple(picture for picture in found if picture is not None)
+    report.check(name)
+    if not pictures:
+        raise DataError(f"{name}: no usable picture; {'; '.join(report.notes()) or 'add some'}")
+    return _Pool(pictures, tuple(report.notes()))
+
+
+def _open(name: str, schema: ImageSchema, split: str, report: ImageReport) -> Iterable[RawPicture]:
+    if not name.startswith(DATASET):
+        return read_pictures(Path(name), schema, report, split)
+    dataset = load_image_dataset(name.removeprefix(DATASET))
+    if dataset.task != TASK:
+        raise ConfigError(f"{name} is for the task {dataset.task}, not {TASK}")
+    return dataset.records(report)
+
+
+def _checked(raw: RawPicture, schema: ImageSchema, report: ImageReport) -> Picture | None:
+    """Return a picture whose file can be decoded and whose class exists; report any other."""
+    label = None if raw.label is None else schema.class_index.get(raw.label)
+    if label is None:
+        kind = "bad_label" if raw.label is None else "unknown_class"
+        known = quoted(schema.classes, 6)
+        report.add(kind, raw.image.name, f"class '{raw.label or ''}' is not one of {known}")
+    try:
+        facts = raw.image.inspect()
+    except BadImageError as error:
+        report.add(error.kind, raw.image.name, error.detail)
+        return None
+    for kind in facts.conversions:
+        report.add(kind, raw.image.name)
+    return None if label is None else Picture(raw.image, raw.name, label, raw.groups)
+
+
+def _column(pictures: Sequence[Picture], name: str) -> Array:
+    known = {key for picture in pictures for key in picture.groups}
+    if name not in known:
+        raise SchemaError(
+            f"pictures have no column '{name}'{suggest(name, sorted(known)) or '; give a manifest'}"
+        )
+    return np.array([picture.groups.get(name) for picture in pictures], dtype=object)
+
+
+def _class_notes(train: Split, schema: ImageSchema) -> list[str]:
+    counts = np.bincount(train.labels, minlength=len(schema.classes))
+    absent = [name for name, count in zip(schema.classes, counts, strict=True) if not count]
+    if len(absent) == len(schema.classes) - 1:
+        only = schema.classes[int(counts.argmax())]
+        return [f"the training pictures have one class only: '{only}'"]
+    return [f"no training picture of class {quoted(absent)}"] if absent else []

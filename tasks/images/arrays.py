@@ -1,0 +1,134 @@
+"""Pictures that are rows of one array, as in an ``.npz`` file."""
+
+from __future__ import annotations
+
+import tempfile
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from shutil import copyfileobj
+from typing import IO, Any
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+from PIL import Image
+
+from tasks.errors import DataError
+from tasks.images.read import ImageFacts
+
+MAX_RESIDENT_BYTES = 128 * 2**20
+"""Larger arrays are unpacked to a temporary file and read from there row by row."""
+
+
+@dataclass(frozen=True)
+class ArrayImage:
+    """One row of an array of pictures (``refs.ImageRef``).
+
+    Parameters
+    ----------
+    pixels : array, shape (n, h, w) or (n, h, w, 3), uint8
+    """
+
+    origin: str
+    index: int
+    pixels: NDArray[np.uint8] = field(repr=False, compare=False)
+
+    @property
+    def name(self) -> str:
+        """File and row."""
+        return f"{self.origin}[{self.index}]"
+
+    def inspect(self) -> ImageFacts:
+        """Return the size."""
+        return ImageFacts(self.pixels.shape[2], self.pixels.shape[1])
+
+    def load(self) -> Image.Image:
+        """Return the row as a picture in mode RGB."""
+        return Image.fromarray(np.asarray(self.pixels[self.index])).convert("RGB")
+
+
+def npz_names(path: Path) -> list[str]:
+    """Return the names of the arrays in a file.
+
+    Raises
+    ------
+    DataError
+        If the file is damaged.
+    """
+    with _opened(path) as archive:
+        return [n.removesuffix(".npy") for n in archive.namelist() if n.endswith(".npy")]
+
+
+def read_npz_array(path: Path, name: str) -> NDArray[Any]:
+    """Return one array; a large one stays on disk.
+
+    Raises
+    ------
+    DataError
+        If the file is damaged, or the array holds Python objects.
+    """
+    with _opened(path) as archive:
+        member = f"{name}.npy"
+        try:
+            if archive.getinfo(member).file_size <= MAX_RESIDENT_BYTES:
+                with archive.open(member) as stream:
+                    array: NDArray[Any] = npy.read_array(stream, allow_pickle=False)
+                return array
+            with tempfile.TemporaryFile() as unpacked:  # the memory map outlives it
+                with archive.open(member) as stream:
+                    copyfileobj(stream, unpacked)
+                return _mapped(unpacked)
+        except KeyError:
+            raise DataError(f"{path}: no array '{name}'") from None
+        except (ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
+            raise DataError(f"{path}: array '{name}' cannot be read: {error}") from None
+
+
+def picture_rows(array: NDArray[Any], where: str) -> NDArray[np.uint8]:
+    """Return pictures as (n, h, w) or (n, h, w, 3), uint8.
+
+    Accepted are channels first or last, uint8, uint16 (the high byte is kept) and floats from 0
+    to 1 or from 0 to 255.
+
+    Raises
+    ------
+    DataError
+        If shape, dtype or values are not those of pictures.
+    """
+    if array.ndim == 4 and array.shape[1] in (1, 3) and array.shape[3] not in (1, 3):
+        array = array.transpose(0, 2, 3, 1)
+    if array.ndim == 4 and array.shape[3] == 1:
+        array = array[..., 0]
+    if array.ndim not in (3, 4) or (array.ndim == 4 and array.shape[3] != 3) or 0 in array.shape:
+        raise DataError(
+            f"{where} has the shape {array.shape}; expected (n, h, w), (n, h, w, 1) or (n, h, w, 3)"
+        )
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype == np.uint16:
+        return (array >> 8).astype(np.uint8)
+    if array.dtype.kind in "fiub":
+        low, high = float(array.min()), float(array.max())
+        if low >= 0 and high <= 255:  # NaN compares false
+            scale = 255.0 if array.dtype.kind in "fb" and high <= 1 else 1.0
+            return np.rint(array * scale).astype(np.uint8)
+    raise DataError(f"{where} is {array.dtype} beyond 0..255 or not finite; save it as uint8")
+
+
+def _mapped(stream: IO[bytes]) -> NDArray[Any]:
+    stream.seek(0)
+    version = npy.read_magic(stream)
+    reader = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    shape, fortran, dtype = reader(stream)
+    if dtype.hasobject:
+        raise ValueError("it holds Python objects")
+    order = "F" if fortran else "C"
+    return np.memmap(stream, dtype, "r", stream.tell(), shape, order)  # type: ignore[call-overload,no-any-return]
+
+
+def _opened(path: Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, OSError) as error:
+        raise DataError(f"{path} cannot be read as .npz: {error}") from None
