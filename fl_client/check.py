@@ -7,7 +7,9 @@ from pathlib import Path
 
 from fl_client import runner
 from fl_client.site import SiteConfig, read_site, site_from_json
-from tasks.errors import FedleagueError
+from strategies.messages import Job
+from tasks.errors import ConfigError, FedleagueError
+from tasks.registry import load_task
 
 
 @dataclass(frozen=True)
@@ -35,9 +37,32 @@ def check_site(site: SiteConfig, job_text: str) -> SiteReport:
     return SiteReport(site.name, data.num_train, data.num_holdout, tuple(data.notes))
 
 
-def check_site_file(path: Path, job_text: str) -> SiteReport:
-    """Check the site that a ``site.yaml`` describes."""
-    return check_site(read_site(path), job_text)
+def check_site_file(path: Path, job_text: str, preview: Path | None = None) -> SiteReport:
+    """Check the site that a ``site.yaml`` describes.
+
+    Parameters
+    ----------
+    preview : Path or None
+        Where to draw the site's own pictures with their labels, for its operator only.
+
+    Raises
+    ------
+    ConfigError
+        If a preview is asked of a task without pictures.
+    """
+    site = read_site(path)
+    report = check_site(site, job_text)
+    if preview is not None:
+        _draw(site, job_text, preview)
+    return report
+
+
+def _draw(site: SiteConfig, job_text: str, path: Path) -> None:
+    job = Job.from_json(job_text)
+    draw = getattr(load_task(job.task, job.schema), "preview", None)
+    if draw is None:
+        raise ConfigError(f"--preview: the task '{job.task}' has no pictures to draw")
+    draw(runner.open_data(site, job_text), path)
 
 
 def check_simulated(sites: list[str], job_text: str) -> list[SiteReport]:

@@ -32,22 +32,25 @@ console = Console()
 @app.command()
 def predict(
     run: Annotated[Path, typer.Option(help="Run folder with model.safetensors and model.json.")],
-    data: Annotated[Path, typer.Option(help="CSV or Parquet file of rows; no target needed.")],
-    out: Annotated[Path, typer.Option(help="CSV file to write.")],
+    data: Annotated[
+        Path, typer.Option(help="CSV or Parquet file of rows, or pictures; no labels needed.")
+    ],
+    out: Annotated[Path, typer.Option(help="File to write: CSV, or COCO JSON for boxes.")],
 ) -> None:
-    """Predict with a run's model: column `prediction`, then `proba_<class>` or the value.
+    """Predict with a run's model: column `prediction`, then `proba_<class>` or the value; or boxes.
 
     Example: fedleague predict --run runs/breast_cancer/... --data rows.csv --out preds.csv
     """
     from fl_server.checkpoint import write_atomically
     from fl_server.saved_model import load_run_model
 
-    if not data.is_file():
+    if not data.exists():
         raise ConfigError(f"{data}: no such file; give --data FILE, a CSV or Parquet file of rows")
     task, model = load_run_model(run)
-    table = task.predict(model, data)
-    write_atomically(out, table.to_csv(index=False).encode())
-    console.print(f"{len(table)} predictions: {out}", markup=False, highlight=False)
+    found = task.predict(model, data)
+    text = found.to_csv(index=False) if hasattr(found, "to_csv") else found.to_text()
+    write_atomically(out, text.encode())
+    console.print(f"{len(found)} predictions: {out}", markup=False, highlight=False)
 
 
 @app.command()
@@ -97,12 +100,16 @@ def check(
     override: Annotated[
         list[str] | None, typer.Option(help="usecase.target=y and the like.")
     ] = None,
+    preview: Annotated[
+        Path | None,
+        typer.Option(help="PNG to write: the site's pictures with their boxes, for its own eyes."),
+    ] = None,
 ) -> None:
     """Check a site's data and policy against a use case; nothing leaves this machine."""
     from fl_server.catalogue import job_of
 
     job = job_of(usecase, override or [])
-    report = _client("fl_client.check", "check_site_file")(site, job.to_json())
+    report = _client("fl_client.check", "check_site_file")(site, job.to_json(), preview)
     console.print(
         f"site '{report.name}' fits '{usecase}': {report.num_train} training rows, "
         f"{report.num_holdout} held out",
@@ -111,6 +118,8 @@ def check(
     )
     for note in report.notes:
         console.print(f"  note: {note}", markup=False, highlight=False)
+    if preview is not None:
+        console.print(f"  pictures: {preview}", markup=False, highlight=False)
 
 
 @app.command("export-sites")
