@@ -11,7 +11,7 @@
     policy:
       min_rows: 5                  # refuse to answer from fewer training or holdout rows
       min_group_size: 5            # rarer categories are folded into `other` before they leave
-      min_subgroup_rows: 1         # a subgroup's sums leave only if it, and the rest, has as many
+      min_subgroup_rows: 5         # a subgroup's sums leave only if it, and the rest, has as many
       tasks: null                  # null: any; or a list of names
       models: null
       strategies: null
@@ -50,7 +50,7 @@ class Policy:
 
     min_rows: int = 5
     min_group_size: int = 5
-    min_subgroup_rows: int = 1
+    min_subgroup_rows: int = 5
     tasks: tuple[str, ...] | None = None
     models: tuple[str, ...] | None = None
     strategies: tuple[str, ...] | None = None

@@ -25,7 +25,7 @@ from tasks.errors import ConfigError
 
 CLIENT_APP = "fl_client.app:app"
 SERVER_NODE, RUN_ID, TASK_ID = 1, 1, 1
-SIMULATED_POLICY = {"min_rows": 1, "custom_code": True}
+SIMULATED_POLICY = {"min_rows": 1, "min_subgroup_rows": 1, "custom_code": True}
 ERROR_UNKNOWN_NODE = Error(code=1, reason="no such node")
 
 

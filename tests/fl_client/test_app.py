@@ -249,7 +249,7 @@ def test_sums_of_a_small_subgroup_do_not_leave(make_site, csv_sites, minimum):
     site = make_site(data, **({} if minimum is None else {"min_subgroup_rows": minimum}))
     scopes, names = _scopes(site)
     expected = {"few", "many", "nearly_all", "all"}
-    assert scopes == (expected if minimum != 5 else {"many", "all"})
+    assert scopes == (expected if minimum == 1 else {"many", "all"})
     assert any(name.startswith("overall/") for name in names)
 
 
