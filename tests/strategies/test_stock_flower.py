@@ -42,6 +42,12 @@ def test_every_strategy_that_flower_has_is_covered():
     assert set(flower.__all__) - WITHOUT - WRAPPERS == set(STOCK)
 
 
+@pytest.fixture(autouse=True)
+def no_collection(monkeypatch):
+    """Flower collects garbage after every array that it takes out of a reply."""
+    monkeypatch.setattr("gc.collect", lambda *_: 0)
+
+
 @pytest.mark.parametrize("name", STOCK)
 def test_same_replies_give_the_same_weights(tmp_path, name):
     target = f"flwr.serverapp.strategy.{name}"
