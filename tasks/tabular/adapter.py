@@ -87,7 +87,7 @@ class TabularTask(ABC):
         return prepare(stats, self.schema)
 
     def build(self, spec: ModelSpec, fitted: Fitted, seed: int) -> TabularModel:
-        """Make a ``linear`` or ``mlp`` model."""
+        """Make a ``linear``, ``logistic`` or ``mlp`` model."""
         return build_model(spec, Encoder(fitted), seed)
 
     def train(
@@ -133,6 +133,11 @@ class TabularTask(ABC):
 
     def predict(self, model: Model, rows: Path) -> pd.DataFrame:
         """Predict a CSV or Parquet file of rows; the target column is not needed.
+
+        With ``scaler: per_site`` nobody can tell whose rows these are, so they are standardised
+        by the pooled statistics of the fit exchange: each row's prediction is its own, but it
+        can differ from the one that its site computes. Missing values are imputed, also with
+        ``drop_incomplete``.
 
         Returns
         -------

@@ -34,6 +34,7 @@ def _one_column(schema: TabularSchema) -> dict[str, Any]:
         "num_rows": 2,
         "imputation": schema.imputation,
         "scaler": schema.scaler,
+        "one_hot": schema.one_hot,
         "columns": ["x"],
         "numeric": {"x": {"mean": 0.0, "scale": 1.0, "median": 0.0, "count": 2}},
         "categorical": {},

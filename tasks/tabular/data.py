@@ -12,14 +12,17 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from tasks.contract import DataSource, Partition, child_seed
+from tasks.contract import DataSource, Partition
 from tasks.errors import ConfigError, DataError, SchemaError
 from tasks.partition import partition_rows
-from tasks.tabular.encode import Encoder
+from tasks.tabular.encode import Encoder, Units
 from tasks.tabular.files import DATASET, Table, open_table
-from tasks.tabular.rows import Rows, labelled_rows
+from tasks.tabular.rows import Rows, complete_rows, labelled_rows
 from tasks.tabular.schema import TabularSchema, suggest
+from tasks.tabular.splits import has_single, split_rows, splitter
 from tasks.tabular.values import text_codes
+
+__all__ = ["TabularData", "Tensors", "read_site", "site_positions", "split_rows"]
 
 
 class Tensors(NamedTuple):
@@ -78,19 +81,22 @@ class TabularData:
             self._tensors, self._encoded_by = {}, encoder.key
         if split not in self._tensors:
             rows = self.train if split == "train" else self.holdout
+            inputs = encoder.encode(rows, self.name, self._units(encoder))
             targets = encoder.scale_target(rows.target)
-            self._tensors[split] = Tensors(
-                torch.from_numpy(encoder.encode(rows, self.name)), torch.from_numpy(targets)
-            )
+            self._tensors[split] = Tensors(torch.from_numpy(inputs), torch.from_numpy(targets))
         return self._tensors[split]
+
+    def _units(self, encoder: Encoder) -> Units | None:
+        """Return the site's own mean and scale where the use case asks for them; they stay here."""
+        return encoder.own_units(self.train, self.name) if encoder.per_site else None
 
 
 def read_site(source: DataSource, split_seed: int, schema: TabularSchema) -> TabularData:
     """Read and split a site's files.
 
-    Without a holdout file the split depends on the seed and on each row's position in the file
-    (not on its content), stratified by class where every class present has at least two rows. A
-    partition cuts the training and the holdout file alike.
+    Without a holdout file the rows are split as ``schema.split`` says, which depends on the seed,
+    on each row's position in the file and on the classes. A partition cuts the training and the
+    holdout file alike; incomplete rows are dropped after it, before the split.
 
     Raises
     ------
@@ -99,19 +105,20 @@ def read_site(source: DataSource, split_seed: int, schema: TabularSchema) -> Tab
     ConfigError
         If ``holdout_fraction`` is not within (0, 1).
     """
-    rows = _read(source, source.train, schema)
-    notes: list[str] = []
+    rows, notes = _usable(source, source.train, schema)
     if len(rows) < 2:
-        raise DataError(f"{source.train}: site '{source.name}' has one row; it needs at least 2")
+        found = "one row" if len(rows) else "no complete row"
+        raise DataError(f"{source.train}: site '{source.name}' has {found}; it needs at least 2")
     if source.holdout is not None:
-        train, holdout = rows, _read(source, source.holdout, schema)
+        train = rows
+        holdout, more = _usable(source, source.holdout, schema)
+        notes += more
         _same_columns(source.train, train, source.holdout, holdout)
     else:
-        seed = split_seed if source.split_seed is None else source.split_seed
         labels = rows.target if schema.classes else None
-        if labels is not None and _has_single(labels):
+        if labels is not None and has_single(labels):
             notes.append("a class has one row only: the holdout split is not stratified")
-        kept, held = split_rows(len(rows), labels, source.holdout_fraction, seed)
+        kept, held = _split(source, split_seed, schema, labels, len(rows))
         train, holdout = rows.take(kept), rows.take(held)
     subgroups = [group.name for group in schema.subgroups]
     return TabularData(source.name, train, holdout, notes + _notes(train, schema), subgroups)
@@ -130,54 +137,35 @@ def site_positions(
     if source.partition is None:
         raise ConfigError(f"site '{source.name}' is not cut from a shared table")
     rows, index = _part(source.train, schema, source.partition)
+    if schema.drop_incomplete:
+        index = index[complete_rows(rows.take(index))]
     labels = rows.target[index] if schema.classes else None
-    seed = split_seed if source.split_seed is None else source.split_seed
-    kept, held = split_rows(len(index), labels, source.holdout_fraction, seed)
+    kept, held = _split(source, split_seed, schema, labels, len(index))
     return index[kept], index[held]
 
 
-def split_rows(
-    size: int, labels: NDArray[np.int64] | None, fraction: float, seed: int
+def _split(
+    source: DataSource,
+    split_seed: int,
+    schema: TabularSchema,
+    labels: NDArray[np.int64] | None,
+    size: int,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Split ``size >= 2`` rows into sorted training and holdout positions, neither empty.
-
-    Each class holds out its share of ``fraction``, rounded so that the total is right (largest
-    remainders first) and a training row stays.
-
-    Raises
-    ------
-    ConfigError
-        If ``fraction`` is not within (0, 1).
-    """
-    if not 0 < fraction < 1:
-        raise ConfigError(f"data.holdout_fraction is {fraction}; expected between 0 and 1")
-    generator = np.random.default_rng(child_seed(seed, "holdout"))
-    wanted = min(max(round(size * fraction), 1), size - 1)
-    if labels is None or _has_single(labels):
-        held = generator.permutation(size)[:wanted]
-    else:
-        groups = [np.flatnonzero(labels == label) for label in np.unique(labels)]
-        sizes = np.array([len(group) for group in groups])
-        quota = _apportion(sizes, wanted)
-        held = np.concatenate(
-            [generator.permutation(g)[:q] for g, q in zip(groups, quota, strict=True)]
-        )
-    mask = np.zeros(size, dtype=bool)
-    mask[held] = True
-    return np.flatnonzero(~mask), np.flatnonzero(mask)
+    seed = split_seed if source.split_seed is None else source.split_seed
+    return splitter(schema.split)(size, labels, source.holdout_fraction, seed)
 
 
-def _apportion(sizes: NDArray[np.int64], wanted: int) -> NDArray[np.int64]:
-    share = sizes * (wanted / sizes.sum())
-    quota = np.minimum(np.floor(share), sizes - 1).astype(np.int64)
-    for group in np.argsort(quota - share, kind="stable"):  # largest remainder first
-        if quota.sum() < wanted and quota[group] < sizes[group] - 1:
-            quota[group] += 1
-    return np.asarray(quota)
-
-
-def _has_single(labels: NDArray[np.int64]) -> bool:
-    return bool((np.bincount(labels) == 1).any())
+def _usable(source: DataSource, name: str, schema: TabularSchema) -> tuple[Rows, list[str]]:
+    """Return a file's rows that may be used, and a note on those that may not."""
+    rows = _read(source, name, schema)
+    if not schema.drop_incomplete:
+        return rows, []
+    kept = complete_rows(rows)
+    if len(kept) == len(rows):
+        return rows, []
+    left_out = len(rows) - len(kept)
+    note = f"{left_out} of {len(rows)} rows have a missing value and are left out"
+    return rows.take(kept), [note]
 
 
 def _notes(train: Rows, schema: TabularSchema) -> list[str]:

@@ -138,12 +138,26 @@ def _initialise(module: nn.Module, seed: int, *, zeros: bool) -> None:
                         parameter.zero_()
 
 
-def _linear(inputs: int, outputs: int, params: Mapping[str, Any]) -> nn.Module:
+def _linear(inputs: int, outputs: int, params: Mapping[str, Any]) -> nn.Sequential:
     if params["init"] not in ("default", "zeros"):
         raise ConfigError(
             f"model.params.init is {params['init']!r}{suggest(str(params['init']), _INITS)}"
         )
     return nn.Sequential(nn.Linear(inputs, outputs))
+
+
+class TwoLogits(nn.Module):
+    """One logit z as the two of a softmax, -z/2 and z/2: cross-entropy is that of sigmoid(z)."""
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Turn (b, 1) into (b, 2)."""
+        return torch.cat([-inputs, inputs], dim=1) / 2
+
+
+def _logistic(inputs: int, outputs: int, params: Mapping[str, Any]) -> nn.Module:
+    if outputs != 2:
+        raise ConfigError("model 'logistic' is for two classes; set model=linear")
+    return nn.Sequential(*_linear(inputs, 1, params), TwoLogits())
 
 
 def _mlp(inputs: int, outputs: int, params: Mapping[str, Any]) -> nn.Module:
@@ -186,6 +200,7 @@ _INITS = ("default", "zeros")
 _Builder = Callable[[int, int, Mapping[str, Any]], nn.Module]
 _BUILDERS: dict[str, tuple[_Builder, dict[str, Any]]] = {
     "linear": (_linear, {"init": "default"}),
+    "logistic": (_logistic, {"init": "default"}),
     "mlp": (
         _mlp,
         {"hidden": [64, 32], "dropout": 0.0, "activation": "relu", "layer_norm": False},

@@ -63,7 +63,7 @@ def prepare(stats: Stats, schema: TabularSchema) -> Fitted:
         JSON values: ``columns`` in order; ``numeric`` (mean, scale, median, count) and
         ``categorical`` (levels, counts, other, missing) by column; ``classes`` and
         ``class_counts``, or ``target`` (mean, scale); ``num_sites``, ``num_rows`` and the
-        schema's ``imputation``, ``scaler`` and ``target_scaling``.
+        schema's ``imputation``, ``scaler``, ``one_hot`` and ``target_scaling``.
 
     Raises
     ------
@@ -83,6 +83,7 @@ def prepare(stats: Stats, schema: TabularSchema) -> Fitted:
         "num_rows": _number(stats, "rows"),
         "imputation": schema.imputation,
         "scaler": schema.scaler,
+        "one_hot": schema.one_hot,
         "columns": columns,
         "numeric": _numeric(stats, numeric, schema) if numeric else {},
         "categorical": {c: _vocabulary(stats, c, schema) for c in categorical},

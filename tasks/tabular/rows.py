@@ -110,6 +110,12 @@ def feature_rows(
     )
 
 
+def complete_rows(rows: Rows) -> NDArray[np.int64]:
+    """Return the positions of the rows without a missing value in a feature column."""
+    present = ~np.isnan(rows.numeric).any(axis=1) & (rows.codes >= 0).all(axis=1)
+    return np.flatnonzero(present)
+
+
 def _classes(table: Table, schema: TabularSchema) -> NDArray[np.int64]:
     column = schema.target
     # a class may well be called "null" or "NA"

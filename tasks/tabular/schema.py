@@ -61,7 +61,18 @@ class TabularSchema:
     missing_values : tuple of str
         Texts that mean "no value"; the empty text always does.
     imputation : {"mean", "median"}
-    scaler : {"standard", "none"}
+    scaler : {"standard", "per_site", "none"}
+        Numbers standardised by the pooled mean and standard deviation; or every model input,
+        one-hot ones too, by those of the site's own training rows, which do not leave it; or
+        as they are.
+    one_hot : {"all", "drop_first"}
+        ``drop_first``: no input for a category's first level, nor for values outside the
+        vocabulary, which then look like the first level.
+    drop_incomplete : bool
+        Leave out rows with a missing value in a feature column instead of imputing it.
+        Predictions still impute: every row gets one.
+    split : {"stratified", "sklearn"}
+        How a site without a holdout file is split (``tasks.tabular.splits``).
     target_scaling : bool
         Train on the standardised target (regression).
     attributions : bool
@@ -79,6 +90,9 @@ class TabularSchema:
     missing_values: tuple[str, ...] = DEFAULT_MISSING
     imputation: str = "mean"
     scaler: str = "standard"
+    one_hot: str = "all"
+    drop_incomplete: bool = False
+    split: str = "stratified"
     target_scaling: bool = True
     attributions: bool = True
 
@@ -103,7 +117,10 @@ class TabularSchema:
             "categorical": _texts,
             "missing_values": _missing,
             "imputation": _one_of("mean", "median"),
-            "scaler": _one_of("standard", "none"),
+            "scaler": _one_of("standard", "per_site", "none"),
+            "one_hot": _one_of("all", "drop_first"),
+            "drop_incomplete": _flag,
+            "split": _one_of("stratified", "sklearn"),
             "target_scaling": _flag,
             "attributions": _flag,
             "feature_blocks": _named,
@@ -179,6 +196,7 @@ def quoted(options: Sequence[str] | Mapping[str, Any], limit: int = 12) -> str:
 _COMMON_KEYS = (
     *("target", "columns", "exclude", "categorical", "categories", "subgroups"),
     *("feature_blocks", "missing_values", "imputation", "scaler", "attributions"),
+    *("one_hot", "drop_incomplete", "split"),
 )
 _CLASSIFICATION_KEYS = (*_COMMON_KEYS, "classes")
 _REGRESSION_KEYS = (*_COMMON_KEYS, "target_scaling")

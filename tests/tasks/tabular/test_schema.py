@@ -46,7 +46,7 @@ def test_classes_may_be_numbers():
         ({"classes": "ab"}, "expected a list of texts"),
         ({"exclude": "id"}, "usecase.exclude is 'id'; expected a list"),
         ({"imputation": "medain"}, "did you mean 'median'"),
-        ({"scaler": "robust"}, "choose from 'standard', 'none'"),
+        ({"scaler": "robust"}, "choose from 'standard', 'per_site', 'none'"),
         ({"attributions": "yes"}, "expected true or false"),
         ({"feature_blocks": ["x"]}, "expected a mapping of names to lists"),
         ({"feature_blocks": {"a/b": ["x"]}}, "expected a text without '/'"),
