@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 
 from fl_server.board import BoardObserver
 from fl_server.checkpoint import Checkpoint, read_checkpoint
-from fl_server.checks import check_run
+from fl_server.checks import check_privacy, check_run
 from fl_server.config import RunConfig, fingerprint, make_strategy
 from fl_server.enrolment import Enrolment
 from fl_server.instantiation import make_sampler
@@ -21,6 +21,7 @@ from fl_server.progress import Progress
 from fl_server.result import write_result
 from fl_server.roster import settled_nodes
 from fl_server.rounds import Observer, Outcome, RoundLoop
+from strategies.privacy.combinations import protected
 from strategies.registry import client_half_name
 from strategies.requirements import check_layers, check_training
 from strategies.simulated import simulated_sites_file
@@ -56,6 +57,7 @@ def execute(grid: Grid, config: RunConfig, progress: Progress | None = None) -> 
     task = load_task(config.usecase.task, config.schema)
     strategy = make_strategy(config.strategy)
     check_training(strategy, task, config.train)
+    check_privacy(config, strategy, task)
     sampler = make_sampler(config.resolved.get("sampling"))
     mark = fingerprint(config)
     resumed = _resumed(config, mark)
@@ -72,6 +74,7 @@ def execute(grid: Grid, config: RunConfig, progress: Progress | None = None) -> 
         board.open_run(arrays)
         for observer in observers:
             observer.enrolled(members)
+        strategy = protected(strategy, config.privacy)
         loop = RoundLoop(grid, config, task, strategy, enrolment, sampler)
         outcome = loop.run(arrays, list(observers), mark, resumed)
         write_result(config, outcome, enrolment.fitted)

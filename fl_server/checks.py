@@ -9,6 +9,10 @@ from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
+from flwr.serverapp.strategy import Strategy
+
+from strategies.privacy.combinations import check_combination
+from tasks.contract import Task
 from tasks.errors import ConfigError
 from tasks.metrics.catalog import metric_info
 from tasks.registry import load_task
@@ -174,8 +178,14 @@ def check_run(config: RunConfig) -> None:
     check_choices = getattr(task, "check", None)
     if check_choices is not None:
         check_choices(config.model, config.train)
-    make_strategy(config.strategy)
+    check_privacy(config, make_strategy(config.strategy), task)
     make_sampler(config.resolved.get("sampling"))
+
+
+def check_privacy(config: RunConfig, strategy: Strategy, task: Task) -> None:
+    """Refuse a strategy, task or option that does not go with the run's privacy."""
+    limit = config.sites.max_update_norm
+    check_combination(config.privacy, strategy, task, max_update_norm=limit)
 
 
 def check_metric(path: str, task: str, schema: Mapping[str, Any]) -> None:

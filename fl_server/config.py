@@ -38,8 +38,9 @@ from fl_server.checks import (
     texts,
     whole,
 )
-from fl_server.instantiation import parameters_of
+from fl_server.instantiation import make_privacy, parameters_of
 from fl_server.records import ScoreRule, UseCaseInfo
+from strategies.privacy.modes import NoPrivacy, Privacy
 from tasks.contract import DataSource, ModelSpec, TrainConfig
 from tasks.errors import ConfigError
 
@@ -100,6 +101,7 @@ class RunConfig:
     claimed: float | None = None
     weights: Path | None = None
     resume: bool = False
+    privacy: Privacy = field(default_factory=NoPrivacy)
     resolved: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -158,6 +160,7 @@ def freeze(config: DictConfig, folder: Path, strategy_name: str) -> RunConfig:
         claimed=raw["submission"]["claimed"],
         weights=Path(str(weights)) if weights is not None else None,
         resume=flag("resume", raw["resume"]),
+        privacy=make_privacy(raw.get("privacy")),
         resolved=raw,
     )
 
@@ -289,5 +292,6 @@ def _dataclass(
 def fingerprint(config: RunConfig) -> str:
     """Return what must not change between a run and its resumption, as JSON text."""
     keep: tuple[str, ...] = ("usecase", "model", "train", "strategy", "sampling")
+    keep += ("privacy",)
     keep += ("seed", "data", "partition", "weights")
     return json.dumps({key: config.resolved[key] for key in keep}, sort_keys=True)

@@ -1,4 +1,4 @@
-"""Objects from ``_target_`` and arguments: what a class accepts, and the sampler of a run."""
+"""Objects from ``_target_`` and arguments: what a class accepts, a run's sampler and privacy."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from hydra.utils import instantiate
 
+from strategies.privacy.modes import NoPrivacy, Privacy
 from strategies.sampling import Sampler, Uniform
 from tasks.errors import ConfigError
 
@@ -43,3 +44,25 @@ def make_sampler(config: Mapping[str, Any] | None) -> Sampler:
     if not hasattr(sampler, "choose"):
         raise ConfigError(f"sampling {config.get('_target_')} is not a strategies.sampling.Sampler")
     return cast(Sampler, sampler)
+
+
+def make_privacy(config: Mapping[str, Any] | None) -> Privacy:
+    """Instantiate the run's privacy mode; none where nothing is configured.
+
+    Raises
+    ------
+    ConfigError
+        If the class does not exist, is no mode, or refuses a value.
+    """
+    if not config:
+        return NoPrivacy()
+    try:
+        mode = instantiate(dict(config), _convert_="all")
+    except Exception as error:
+        cause = error.__cause__ or error
+        if isinstance(cause, ConfigError):
+            raise cause from None
+        raise ConfigError(f"privacy cannot be made: {' '.join(str(cause).split())}") from error
+    if not isinstance(mode, Privacy):
+        raise ConfigError(f"privacy {config.get('_target_')} is none of strategies.privacy.modes")
+    return mode

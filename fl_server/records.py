@@ -106,6 +106,8 @@ class RoundRecord:
         Not ``ok``: the previous model was kept, and ``reason`` says why.
     score : float or None
         The use case's score; ``None`` where it is absent.
+    epsilon : float or None
+        Privacy spent up to and with this round; ``None`` where nothing is noised.
     """
 
     round: int
@@ -119,3 +121,4 @@ class RoundRecord:
     bytes_down: int
     reason: str = ""
     train_loss: float | None = None
+    epsilon: float | None = None

@@ -139,6 +139,7 @@ def _round(record: RoundRecord) -> dict[str, Any]:
         "reason": record.reason,
         "score": record.score,
         "train_loss": record.train_loss,
+        "epsilon": record.epsilon,
         "metrics": overall.values,
         "sites": [vars(site) for site in record.sites],
         "seconds": record.seconds,

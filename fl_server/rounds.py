@@ -166,6 +166,7 @@ class RoundLoop:
             bytes_down=sum(site.bytes_down for site in sites),
             reason=trained.reason or why_absent,
             train_loss=trained.loss,
+            epsilon=getattr(self._strategy, "epsilon", None),
         )
         return arrays, record
 

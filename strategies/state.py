@@ -79,6 +79,9 @@ def forget_paired(strategy: Strategy) -> list[str]:
     paired = [name for name in getattr(strategy, "paired", ()) if hasattr(strategy, name)]
     for name in paired:
         setattr(strategy, name, None)
+    for value in vars(strategy).values():
+        if isinstance(value, Strategy):
+            paired += forget_paired(value)
     return paired
 
 

@@ -1,0 +1,110 @@
+"""Which strategies, tasks and options go with which kind of privacy; the rest stops at launch."""
+
+from __future__ import annotations
+
+from flwr.serverapp.strategy import Strategy
+
+from strategies.cyclic import CyclicWeightTransfer
+from strategies.fedavg import FedAvg
+from strategies.fednova import FedNova
+from strategies.privacy.accounting import require_opacus
+from strategies.privacy.central import CentralDp
+from strategies.privacy.modes import (
+    CentralAdaptive,
+    CentralFixed,
+    LocalDpSgd,
+    NoPrivacy,
+    Privacy,
+    SecureAggregation,
+)
+from strategies.qfedavg import QFedAvg
+from strategies.requirements import needs_single_updates
+from tasks.contract import Task
+from tasks.errors import ConfigError
+
+
+def check_combination(
+    privacy: Privacy,
+    strategy: Strategy,
+    task: Task,
+    *,
+    compresses: bool = False,
+    max_update_norm: float | None = None,
+) -> None:
+    """Refuse what cannot work, or would only seem to protect.
+
+    Parameters
+    ----------
+    compresses : bool
+        Whether updates are encoded smaller than they are.
+    max_update_norm : float or None
+        The server's limit on a single update.
+
+    Raises
+    ------
+    ConfigError
+        Saying why, and what to change.
+    """
+    if isinstance(privacy, NoPrivacy):
+        return
+    if not isinstance(privacy, SecureAggregation):
+        require_opacus()
+    if isinstance(privacy, LocalDpSgd):
+        _check_local(strategy, task)
+        return
+    name = type(strategy).__name__
+    kind = "secagg" if isinstance(privacy, SecureAggregation) else "central_*"
+    if needs_single_updates(strategy) or _weighs_singly(strategy):
+        raise ConfigError(
+            f"{name} must see each site's update, and privacy={kind} shows it only their mean; "
+            "choose a strategy that averages (fedavg, fedavgm, fedadam, scaffold), or privacy=none"
+        )
+    if isinstance(privacy, CentralFixed | CentralAdaptive):
+        if _sends_extra(strategy):
+            raise ConfigError(
+                f"{name} sends more than an update; privacy={kind} would leave it without noise"
+            )
+        return
+    if max_update_norm is not None:
+        raise ConfigError(
+            "sites.max_update_norm looks at each site's update, which privacy=secagg hides; "
+            "set it to null"
+        )
+    if compresses:
+        raise ConfigError(
+            "masked updates are whole numbers modulo 2^64 and cannot be compressed; "
+            "privacy=secagg needs communication=fp32"
+        )
+
+
+def protected(strategy: Strategy, privacy: Privacy) -> Strategy:
+    """Wrap a strategy in central differential privacy, if that is the mode."""
+    if isinstance(privacy, CentralFixed | CentralAdaptive):
+        return CentralDp(strategy, privacy)
+    return strategy
+
+
+def _check_local(strategy: Strategy, task: Task) -> None:
+    name = type(strategy).__name__
+    if not getattr(task, "trains_privately", False):
+        raise ConfigError("privacy=local_dpsgd is there for the tabular tasks only")
+    if getattr(strategy, "needs_calibration", False):
+        raise ConfigError(
+            f"{name} puts the site's class counts into every row's loss, so that a row's gradient "
+            "depends on other rows; privacy=local_dpsgd cannot bound that"
+        )
+    if isinstance(strategy, QFedAvg):
+        raise ConfigError(f"{name} needs each site's exact loss; privacy=local_dpsgd keeps it")
+
+
+def _weighs_singly(strategy: Strategy) -> bool:
+    """Say whether replies are weighed by more than their number of examples, or asked singly."""
+    return isinstance(strategy, FedNova | CyclicWeightTransfer | QFedAvg) or (
+        isinstance(strategy, FedAvg) and type(strategy).weight is not FedAvg.weight
+    )
+
+
+def _sends_extra(strategy: Strategy) -> bool:
+    return (
+        isinstance(strategy, FedAvg) and type(strategy).expected_extra is not FedAvg.expected_extra
+    )
