@@ -155,7 +155,7 @@ OPTIONS = [
     ("partition=column partition.column=nope", "'nope'"),
     ("model.params.hidden=[65536,65536]", "at most 268,435,456 are allowed"),
     ("strategy._target_=foo.Bar", "strategy foo.Bar cannot be made"),
-    ("strategy._target_=unittest.mock.MagicMock", "is not a flwr.serverapp.strategy.Strategy"),
+    ("strategy._target_=argparse.Namespace", "is not a flwr.serverapp.strategy.Strategy"),
     ("strategy._target_=null", "strategy._target_"),
     ("usecase=tabular_regression data.sites=[a.csv,b.csv]", "usecase.target must be given"),
     ("usecase=tabular_regression usecase.target=y", "give data.sites=[a.csv,b.csv]"),

@@ -1,0 +1,177 @@
+"""Who may import whom, what loads when, and the size and documentation of every module."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("fl_server", "fl_client", "strategies", "tasks")
+MODULES = sorted(
+    path
+    for package in PACKAGES
+    for path in (ROOT / package).rglob("*.py")
+    if "migrations" not in path.parts
+)
+MAX_LINES = 320
+LONGER = {"strategies/messages.py": 340}
+"""The wire format stays in one file."""
+
+FENCES = {
+    "torch": ("tasks/", "strategies/accumulator.py"),
+    "torchvision": ("tasks/",),
+    "torchmetrics": ("tasks/",),
+    "pandas": ("tasks/",),
+    "sklearn": ("tasks/",),
+    "sqlalchemy": ("fl_server/leaderboard/",),
+    "alembic": ("fl_server/leaderboard/",),
+    "fastapi": ("fl_server/leaderboard/", "fl_server/superlink.py", "fl_server/gate.py"),
+    "starlette": ("fl_server/leaderboard/", "fl_server/superlink.py", "fl_server/gate.py"),
+    "hydra": (
+        "fl_server/config.py",
+        "fl_server/cli.py",
+        "fl_server/compose.py",
+        "fl_server/instantiation.py",
+        "fl_client/cli.py",
+    ),
+    "omegaconf": (
+        "fl_server/config.py",
+        "fl_server/cli.py",
+        "fl_server/compose.py",
+        "fl_client/cli.py",
+    ),
+    "typer": ("fl_server/commands.py",),
+    "ultralytics": ("tasks/detection/",),
+    "xgboost": ("tasks/tabular/",),
+    "ray": ("fl_server/runtimes.py",),
+}
+LAZY = {"ultralytics", "ray", "xgboost"}
+"""Optional packages: never imported when a module is."""
+
+
+def name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def imported(tree: ast.AST) -> Iterator[str]:
+    """Top-level names of everything that a tree imports, wherever it stands."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module.partition(".")[0]
+
+
+def imported_at_once(tree: ast.Module) -> set[str]:
+    """What is imported when the module is, not within a function or for type checkers only."""
+    found: set[str] = set()
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        if isinstance(node, ast.ClassDef):
+            for statement in node.body:
+                if not isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef):
+                    found |= set(imported(statement))
+            continue
+        found |= set(imported(node))
+    return found
+
+
+@pytest.fixture(scope="module")
+def trees() -> dict[str, ast.Module]:
+    return {name(path): ast.parse(path.read_text(encoding="utf-8")) for path in MODULES}
+
+
+def test_import_contracts_of_pyproject_hold():
+    done = subprocess.run(
+        [sys.executable, "-c", "from importlinter.cli import lint_imports_command as c; c()"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "0 broken" in done.stdout
+
+
+@pytest.mark.parametrize("library", sorted(FENCES))
+def test_library_stays_behind_its_fence(trees, library):
+    outside = [
+        path
+        for path, tree in trees.items()
+        if library in set(imported(tree)) and not path.startswith(FENCES[library])
+    ]
+    assert outside == []
+
+
+@pytest.mark.parametrize("library", sorted(LAZY))
+def test_optional_package_is_not_imported_with_a_module(trees, library):
+    assert [path for path, tree in trees.items() if library in imported_at_once(tree)] == []
+
+
+def test_server_and_client_do_not_import_each_other(trees):
+    for path, tree in trees.items():
+        if path.startswith("fl_server/"):
+            assert "fl_client" not in set(imported(tree)), path
+        if path.startswith("fl_client/"):
+            assert "fl_server" not in set(imported(tree)), path
+        if path.startswith(("tasks/", "strategies/")):
+            assert not {"fl_server", "fl_client"} & set(imported(tree)), path
+        if path.startswith("tasks/"):
+            assert not {"strategies", "flwr"} & set(imported(tree)), path
+
+
+def test_site_reads_nothing_that_a_message_holds(trees):
+    """site.py knows no Flower: a policy cannot come from a message."""
+    assert "flwr" not in set(imported(trees["fl_client/site.py"]))
+    assert "flwr" not in set(imported(trees["fl_client/runner.py"]))
+
+
+@pytest.mark.parametrize("module", ["pickle", "dill", "cloudpickle", "marshal", "shelve"])
+def test_nothing_is_ever_unpickled(trees, module):
+    assert [path for path, tree in trees.items() if module in set(imported(tree))] == []
+
+
+def _public(node: ast.AST, inside: str = "") -> Iterator[tuple[str, ast.AST]]:
+    kinds = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, kinds) and not child.name.startswith("_"):
+            yield f"{inside}{child.name}", child
+            if isinstance(child, ast.ClassDef):
+                yield from _public(child, f"{child.name}.")
+
+
+def test_everything_public_has_a_docstring(trees):
+    bare = [path for path, tree in trees.items() if tree.body and not ast.get_docstring(tree)]
+    for path, tree in trees.items():
+        for qualified, node in _public(tree):
+            overload = any(
+                "overload" in ast.unparse(d) for d in getattr(node, "decorator_list", ())
+            )
+            if not overload and not ast.get_docstring(node):  # type: ignore[arg-type]
+                bare.append(f"{path}:{qualified}")
+    assert bare == []
+
+
+def test_modules_stay_small():
+    lines = {name(path): len(path.read_text().splitlines()) for path in MODULES}
+    assert {path: n for path, n in lines.items() if n > LONGER.get(path, MAX_LINES)} == {}
+
+
+def test_importing_a_package_starts_nothing():
+    """The light modules load neither torch nor a web server: `--help` must be quick."""
+    code = (
+        "import sys, fl_server.commands, fl_server.checkpoint, fl_client.site, tasks.contract;"
+        "print(sorted({'torch', 'fastapi', 'sqlalchemy', 'matplotlib', 'ray'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
