@@ -20,13 +20,17 @@ from flwr.clientapp.typing import ClientAppCallable
 
 from fl_client import audit
 from fl_client.locate import site_of
+from fl_client.runner import growing_model
 from fl_client.site import SiteConfig
+from strategies.growth import check_growth
 from strategies.messages import (
     ARRAYS,
     DESCRIBE,
+    EPSILON,
     EVALUATE,
     EXTRA,
     FIT,
+    JOB,
     LOSS,
     METRICS,
     NAME,
@@ -38,6 +42,7 @@ from strategies.messages import (
     STATS,
     TRAIN,
     Refusal,
+    config_of,
     find_record,
     refusal,
     unpack_arrays,
@@ -62,7 +67,7 @@ RECORD_KINDS = {
 ALLOWED_NUMBERS = {
     DESCRIBE: {NUM_TRAIN, NUM_HOLDOUT},
     FIT: {NUM_TRAIN, NUM_HOLDOUT},
-    TRAIN: {NUM_EXAMPLES, NUM_STEPS, LOSS},
+    TRAIN: {NUM_EXAMPLES, NUM_STEPS, LOSS, EPSILON},
     EVALUATE: {NUM_EXAMPLES},
 }
 EVALUATION_SCOPES = ("overall/", "subgroups/", "blocks/", "attributions/")
@@ -119,7 +124,9 @@ def check_reply(message: Message, reply: Message, site: SiteConfig) -> None:
         raise EgressError("the site's name, and nothing else, may leave as text")
     received = find_record(message.content, ARRAYS, ArrayRecord)
     if (sent := find_record(reply.content, ARRAYS, ArrayRecord)) is not None:
-        _check_weights(sent, received)
+        grows = received is not None and _check_growing(message, sent, received)
+        if not grows:
+            _check_weights(sent, received)
     if (sent := find_record(reply.content, EXTRA, ArrayRecord)) is not None:
         further = find_record(message.content, EXTRA, ArrayRecord)
         _check_weights(sent, received, further or ArrayRecord())
@@ -134,6 +141,21 @@ def _check_numbers(record: Mapping[str, Any], allowed: set[str]) -> None:
             raise EgressError(f"number '{name}' may not leave in this reply")
         if not isinstance(value, int | float) or not math.isfinite(value):
             raise EgressError(f"number '{name}' is not one finite number")
+
+
+def _check_growing(message: Message, sent: ArrayRecord, received: ArrayRecord) -> bool:
+    """Let trees leave as text that is parsed to its last number; say whether these are trees."""
+    if any(array.dtype != "uint8" or len(array.shape) != 1 for array in received.values()):
+        return False
+    model = growing_model(str(config_of(message)[JOB]))
+    if model is None:
+        return False
+    try:
+        check_growth(sent, unpack_arrays(received, copy=False), model)
+    except ReplyError as error:
+        raise EgressError(str(error)) from None
+    _check_content(sent)
+    return True
 
 
 def _check_weights(

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 
 from fl_server.board import BoardObserver
 from fl_server.checkpoint import Checkpoint, read_checkpoint
-from fl_server.checks import check_privacy, check_run
+from fl_server.checks import check_privacy, check_run, check_trees
 from fl_server.config import RunConfig, fingerprint, make_strategy
 from fl_server.enrolment import Enrolment
 from fl_server.instantiation import make_sampler
@@ -27,6 +27,7 @@ from strategies.requirements import check_layers, check_training
 from strategies.simulated import simulated_sites_file
 from tasks.contract import Arrays, Model, Task
 from tasks.errors import CheckpointError, ConfigError
+from tasks.growing import GrowingModel
 from tasks.registry import load_task
 
 app = ServerApp()
@@ -57,6 +58,7 @@ def execute(grid: Grid, config: RunConfig, progress: Progress | None = None) -> 
     task = load_task(config.usecase.task, config.schema)
     strategy = make_strategy(config.strategy)
     check_training(strategy, task, config.train)
+    check_trees(config, strategy, task)
     check_privacy(config, strategy, task)
     sampler = make_sampler(config.resolved.get("sampling"))
     mark = fingerprint(config)
@@ -68,6 +70,7 @@ def execute(grid: Grid, config: RunConfig, progress: Progress | None = None) -> 
         model = task.build(config.model, enrolment.fitted, config.seed)
         check_layers(strategy, model)
         enrolment.blank = task.blank(model)
+        enrolment.growing = model if isinstance(model, GrowingModel) else None
         arrays = _starting_weights(config, task, model)
         observers: Sequence[Observer] = (board, progress)
         members = list(enrolment.roster)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from flwr.serverapp.strategy import Strategy
 
+from strategies.growth import check_growing
 from strategies.privacy.combinations import check_combination
 from tasks.contract import Task
 from tasks.errors import ConfigError
@@ -178,6 +179,7 @@ def check_run(config: RunConfig) -> None:
     check_choices = getattr(task, "check", None)
     if check_choices is not None:
         check_choices(config.model, config.train)
+    check_trees(config, make_strategy(config.strategy), task)
     check_privacy(config, make_strategy(config.strategy), task)
     make_sampler(config.resolved.get("sampling"))
 
@@ -186,6 +188,19 @@ def check_privacy(config: RunConfig, strategy: Strategy, task: Task) -> None:
     """Refuse a strategy, task or option that does not go with the run's privacy."""
     limit = config.sites.max_update_norm
     check_combination(config.privacy, strategy, task, max_update_norm=limit)
+
+
+def check_trees(config: RunConfig, strategy: Strategy, task: Task) -> None:
+    """Refuse trees and strategies that do not go together."""
+    grows = getattr(task, "grows", None)
+    privacy = config.resolved.get("privacy") or {}
+    check_growing(
+        strategy,
+        grows=grows is not None and grows(config.model),
+        model=config.model.name,
+        hidden=not str(privacy.get("_target_", "NoPrivacy")).endswith("NoPrivacy"),
+        max_update_norm=config.sites.max_update_norm,
+    )
 
 
 def check_metric(path: str, task: str, schema: Mapping[str, Any]) -> None:

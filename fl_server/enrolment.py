@@ -18,6 +18,7 @@ from fl_server.screening import check_summands
 from strategies.messages import DESCRIBE, FIT, Job, Refusal, SiteReply, payload_bytes, request
 from tasks.contract import Task
 from tasks.errors import QuorumError, ReplyError
+from tasks.growing import GrowingModel
 from tasks.stats import Stats
 
 log = logging.getLogger("fedleague.server")
@@ -34,6 +35,8 @@ class Enrolment:
         Finalised preprocessing, after ``start``.
     blank : Stats or None
         All-zero metric summands: the names, shapes and dtypes that a reply may hold.
+    growing : GrowingModel or None
+        The run's model, where it judges replies itself.
     job : str
         The job text that every later message carries, after ``start``.
     refused : list of SiteRecord
@@ -58,6 +61,7 @@ class Enrolment:
         self.roster = Roster()
         self.fitted: Mapping[str, Any] = {}
         self.blank: Stats | None = None
+        self.growing: GrowingModel | None = None
         self.job = ""
         self.refused: list[SiteRecord] = []
 

@@ -28,6 +28,7 @@ from fl_server.scoring import score_of
 from fl_server.screening import check_evaluate, check_train, conformed
 from fl_server.simulation import InProcessGrid
 from fl_server.stopping import is_best, should_stop
+from strategies.growth import replies_whole
 from strategies.messages import (
     EVALUATE,
     JOB,
@@ -177,7 +178,7 @@ class RoundLoop:
         try:
             new, loss = self._aggregate(number, arrays, exchange)
             status, reason = self._judge(new, exchange)
-            new = conformed(new, arrays) if new is not None else None
+            new = self._conformed(new, arrays) if new is not None else None
         except FedleagueError as error:
             new, loss, status, reason = None, None, "failed", str(error)
         except Exception as error:
@@ -198,10 +199,14 @@ class RoundLoop:
         with seeded_sampling(child_seed(self._config.seed, "sample", number)):
             messages = self._strategy.configure_train(number, pack_arrays(arrays), config, grid)
         extra: Arrays = getattr(self._strategy, "expected_extra", dict)()
+        model = self._enrolment.growing
+        growing = (model, replies_whole(self._strategy)) if model is not None else None
         self._num_accepted = 0
 
         def screen(member: Member, reply: Message) -> tuple[int, float]:
-            checked = check_train(reply, arrays, member.num_train, limit, extra=extra)
+            checked = check_train(
+                reply, arrays, member.num_train, limit, extra=extra, growing=growing
+            )
             self._num_accepted += 1
             return checked
 
@@ -212,6 +217,13 @@ class RoundLoop:
             unpack_arrays(record) if record is not None else None,
             float(loss) if isinstance(loss, int | float) else None,
         )
+
+    def _conformed(self, new: Arrays, sent: Arrays) -> Arrays:
+        """Require the weights that the sites know, or a whole booster."""
+        if self._enrolment.growing is None:
+            return conformed(new, sent)
+        self._enrolment.growing.load(new)
+        return new
 
     def _judge(self, new: Arrays | None, exchange: Exchange) -> tuple[str, str]:
         """Say whether the aggregated model may become the model of record."""

@@ -12,6 +12,7 @@ import numpy as np
 from flwr.app import ArrayRecord, Message, MetricRecord
 
 from fl_server.scoring import OVERALL
+from strategies.growth import check_growth
 from strategies.messages import (
     ARRAYS,
     EXTRA,
@@ -25,6 +26,7 @@ from strategies.messages import (
 )
 from tasks.contract import Arrays
 from tasks.errors import ReplyError
+from tasks.growing import GrowingModel
 from tasks.stats import Stats
 
 HEADER_BYTES = 1024
@@ -38,6 +40,7 @@ def check_train(
     max_update_norm: float | None = None,
     *,
     extra: Arrays | None = None,
+    growing: tuple[GrowingModel, bool] | None = None,
 ) -> tuple[int, float]:
     """Check a training reply; return its example count and loss.
 
@@ -50,6 +53,8 @@ def check_train(
     extra : dict of str to array or None
         The names, shapes and dtypes of the extra arrays that the strategy expects, all of them;
         none otherwise.
+    growing : (GrowingModel, bool) or None
+        A model that judges replies itself, and whether they continue ``sent``.
 
     Raises
     ------
@@ -72,6 +77,9 @@ def check_train(
     if not isinstance(steps, int) or isinstance(steps, bool) or steps < 0:
         raise ReplyError(f"'{NUM_STEPS}' must be a count, got {steps!r}")
     check_extra(reply, extra or {})
+    if growing is not None:
+        check_growth(record, sent, growing[0], whole=growing[1])
+        return count, float(loss)
     _check_declared(record, sent)
     arrays = unpack_arrays(record, copy=False)
     squared = 0.0

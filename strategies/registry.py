@@ -21,14 +21,18 @@ CLIENT_HALVES = {
         "fedper",
         "ditto",
         "qfedavg",
+        "xgb_bagging",
+        "xgb_cyclic",
     )
 }
 DEFAULT = "fedavg"
+_FLOWER_TREES = {"FedXgbBagging": "xgb_bagging", "FedXgbCyclic": "xgb_cyclic"}
 
 
 def client_half_name(strategy: object) -> str:
     """Return the name of a server half's client half; plain local training if it names none."""
-    return str(getattr(strategy, "client_half", DEFAULT))
+    default = _FLOWER_TREES.get(type(strategy).__name__, DEFAULT)
+    return str(getattr(strategy, "client_half", default))
 
 
 @lru_cache

@@ -9,7 +9,10 @@ from strategies.personal import select_layers
 from tasks.contract import Model, Task, TrainConfig
 from tasks.errors import ConfigError
 
-SINGLE = (flower.FedMedian, flower.FedTrimmedAvg, flower.MultiKrum, flower.Bulyan, flower.QFedAvg)
+SINGLE = (
+    *(flower.FedMedian, flower.FedTrimmedAvg, flower.MultiKrum, flower.Bulyan, flower.QFedAvg),
+    *(flower.FedXgbBagging, flower.FedXgbCyclic),
+)
 
 
 def needs_single_updates(strategy: Strategy) -> bool:

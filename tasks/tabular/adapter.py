@@ -32,17 +32,27 @@ from tasks.metrics import (
     regression_stats,
 )
 from tasks.stats import Stats
+from tasks.tabular.boosting import NAME as TREES
+from tasks.tabular.boosting import TreeModel
 from tasks.tabular.choices import check_choices
 from tasks.tabular.data import TabularData, read_site
 from tasks.tabular.encode import Encoder
-from tasks.tabular.evaluation import blank_scopes, evaluate_scopes, outputs, score_card
+from tasks.tabular.evaluation import (
+    Scorer,
+    blank_scopes,
+    evaluate_scopes,
+    outputs,
+    score_card,
+)
 from tasks.tabular.files import open_table
 from tasks.tabular.losses import Loss, calibrated, classification_loss, regression_loss
-from tasks.tabular.models import TabularModel, build_model
+from tasks.tabular.models import TabularModel
 from tasks.tabular.preprocess import fit_rows, prepare
 from tasks.tabular.rows import feature_rows
 from tasks.tabular.schema import TabularSchema, suggest
+from tasks.tabular.shelf import build_any
 from tasks.tabular.training import train_model
+from tasks.tabular.tree_training import train_trees
 from tasks.torch_runtime import small_operations
 
 
@@ -86,9 +96,13 @@ class TabularTask(ABC):
         """Finalise scaler, medians, vocabularies and class counts."""
         return prepare(stats, self.schema)
 
-    def build(self, spec: ModelSpec, fitted: Fitted, seed: int) -> TabularModel:
-        """Make a ``linear``, ``logistic`` or ``mlp`` model."""
-        return build_model(spec, Encoder(fitted), seed)
+    def grows(self, spec: ModelSpec) -> bool:
+        """Say whether a model is a ``growing.GrowingModel``."""
+        return spec.name == TREES
+
+    def build(self, spec: ModelSpec, fitted: Fitted, seed: int) -> TabularModel | TreeModel:
+        """Make a ``linear``, ``logistic``, ``mlp`` or ``xgboost`` model."""
+        return build_any(spec, Encoder(fitted), seed)
 
     def train(
         self,
@@ -99,8 +113,10 @@ class TabularTask(ABC):
         seed: int,
     ) -> TrainOutcome:
         """Train in place on the site's training rows."""
+        tensors = cast(TabularData, data).tensors(cast(Scorer, model).encoder, "train")
+        if isinstance(model, TreeModel):
+            return train_trees(model, tensors, config, objective=objective, seed=seed)
         network = cast(TabularModel, model)
-        tensors = cast(TabularData, data).tensors(network.encoder, "train")
         loss = self._loss(config, network)
         if objective.calibration and self.calibrates_logits:
             classes = network.encoder.num_outputs
@@ -110,7 +126,7 @@ class TabularTask(ABC):
 
     def evaluate(self, model: Model, data: SiteData) -> Stats:
         """Return the summands of every scope on the held-out rows."""
-        network = cast(TabularModel, model)
+        network = cast(Scorer, model)
 
         def row_stats(targets: NDArray[Any], raw: NDArray[Any]) -> Stats:
             return self._row_stats(network, targets, raw)
@@ -120,7 +136,7 @@ class TabularTask(ABC):
 
     def blank(self, model: Model) -> Stats:
         """Return all-zero summands of every scope that a reply may hold."""
-        network = cast(TabularModel, model)
+        network = cast(Scorer, model)
         rows = self._row_stats(
             network, np.zeros(0, dtype=np.int64), np.zeros((0, network.encoder.num_outputs))
         )
@@ -149,7 +165,7 @@ class TabularTask(ABC):
         SchemaError
             If a column that the model needs is absent.
         """
-        network = cast(TabularModel, model)
+        network = cast(Scorer, model)
         encoder = network.encoder
         table = open_table(str(rows), self.schema.missing_values, self.schema.is_categorical)
         names = list(table.frame.columns)
@@ -164,15 +180,13 @@ class TabularTask(ABC):
     def _loss(self, config: TrainConfig, model: TabularModel) -> Loss: ...
 
     @abstractmethod
-    def _row_stats(
-        self, model: TabularModel, targets: NDArray[Any], raw: NDArray[Any]
-    ) -> Stats: ...
+    def _row_stats(self, model: Scorer, targets: NDArray[Any], raw: NDArray[Any]) -> Stats: ...
 
     @abstractmethod
     def _scores(self, stats: Stats, fitted: Fitted) -> Scores: ...
 
     @abstractmethod
-    def _predictions(self, model: TabularModel, raw: NDArray[Any]) -> pd.DataFrame: ...
+    def _predictions(self, model: Scorer, raw: NDArray[Any]) -> pd.DataFrame: ...
 
 
 class TabularClassification(TabularTask):
@@ -183,13 +197,13 @@ class TabularClassification(TabularTask):
     def _loss(self, config: TrainConfig, model: TabularModel) -> Loss:
         return classification_loss(config, model.encoder.class_counts)
 
-    def _row_stats(self, model: TabularModel, targets: NDArray[Any], raw: NDArray[Any]) -> Stats:
+    def _row_stats(self, model: Scorer, targets: NDArray[Any], raw: NDArray[Any]) -> Stats:
         return classification_stats(targets, _softmax(raw))
 
     def _scores(self, stats: Stats, fitted: Fitted) -> Scores:
         return finalise_classification(stats, fitted["classes"])
 
-    def _predictions(self, model: TabularModel, raw: NDArray[Any]) -> pd.DataFrame:
+    def _predictions(self, model: Scorer, raw: NDArray[Any]) -> pd.DataFrame:
         probabilities = _softmax(raw)
         names = np.array(model.encoder.classes, dtype=object)
         columns = {"prediction": names[probabilities.argmax(axis=1)]}
@@ -206,7 +220,7 @@ class TabularRegression(TabularTask):
     def _loss(self, config: TrainConfig, model: TabularModel) -> Loss:
         return regression_loss(config)
 
-    def _row_stats(self, model: TabularModel, targets: NDArray[Any], raw: NDArray[Any]) -> Stats:
+    def _row_stats(self, model: Scorer, targets: NDArray[Any], raw: NDArray[Any]) -> Stats:
         shift, scale = model.encoder.target_units
         return regression_stats(targets, model.encoder.unscale(raw[:, 0]), scale=scale, shift=shift)
 
@@ -214,7 +228,7 @@ class TabularRegression(TabularTask):
         target = fitted["target"]
         return finalise_regression(stats, scale=target["scale"], shift=target["mean"])
 
-    def _predictions(self, model: TabularModel, raw: NDArray[Any]) -> pd.DataFrame:
+    def _predictions(self, model: Scorer, raw: NDArray[Any]) -> pd.DataFrame:
         return pd.DataFrame({"prediction": model.encoder.unscale(raw[:, 0])})
 
 

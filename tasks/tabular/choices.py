@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from tasks.contract import ModelSpec, TrainConfig
+from tasks.tabular.boosting import NAME as TREES
 from tasks.tabular.encode import Encoder
 from tasks.tabular.losses import classification_loss, regression_loss
-from tasks.tabular.models import build_model
 from tasks.tabular.schema import TabularSchema
+from tasks.tabular.shelf import build_any
 from tasks.tabular.training import check_config
+from tasks.tabular.tree_training import check_loss
 
 
 def check_choices(spec: ModelSpec, train: TrainConfig, schema: TabularSchema) -> None:
@@ -25,7 +27,9 @@ def check_choices(spec: ModelSpec, train: TrainConfig, schema: TabularSchema) ->
         classification_loss(train, [1] * len(schema.classes))
     else:
         regression_loss(train)
-    build_model(spec, Encoder(_one_column(schema)), 0)
+    if spec.name == TREES:
+        check_loss(train.loss, len(schema.classes))
+    build_any(spec, Encoder(_one_column(schema)), 0)
 
 
 def _one_column(schema: TabularSchema) -> dict[str, Any]:

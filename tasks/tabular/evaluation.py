@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tasks.contract import ScoreCard, Scores
 from tasks.stats import Stats
 from tasks.tabular.data import TabularData
-from tasks.tabular.models import TabularModel
+from tasks.tabular.encode import Encoder
 from tasks.tabular.schema import TabularSchema
 
 CHUNK_ROWS = 2**15
@@ -20,15 +20,27 @@ RowStats = Callable[[NDArray[Any], NDArray[Any]], Stats]
 """(targets (n,), outputs (n, k)) -> metric summands."""
 
 
-def outputs(model: TabularModel, inputs: torch.Tensor) -> NDArray[np.float32]:
-    """Return the network's outputs for (n, d) inputs, shape (n, k), float32."""
-    with torch.no_grad():
-        parts = [model.module(chunk).numpy() for chunk in torch.split(inputs, CHUNK_ROWS)]
-    return np.concatenate(parts)
+class Scorer(Protocol):
+    """What evaluation asks of a model: a network or trees."""
+
+    @property
+    def encoder(self) -> Encoder:
+        """Its preprocessing."""
+
+    def outputs(self, inputs: torch.Tensor) -> NDArray[np.float32]:
+        """Return logits or predictions for (n, d) inputs, shape (n, k), float32."""
+
+    def attributions(self, inputs: torch.Tensor) -> NDArray[np.float64]:
+        """Sum over rows how much each feature moved the prediction, shape (d,), >= 0."""
+
+
+def outputs(model: Scorer, inputs: torch.Tensor) -> NDArray[np.float32]:
+    """Return the model's outputs for (n, d) inputs, shape (n, k), float32."""
+    return np.concatenate([model.outputs(chunk) for chunk in torch.split(inputs, CHUNK_ROWS)])
 
 
 def evaluate_scopes(
-    model: TabularModel, data: TabularData, schema: TabularSchema, row_stats: RowStats
+    model: Scorer, data: TabularData, schema: TabularSchema, row_stats: RowStats
 ) -> Stats:
     """Return the metric summands of every scope, and the attributions' sums.
 
@@ -38,7 +50,7 @@ def evaluate_scopes(
     Notes
     -----
     Privacy: leaving are the summands of ``row_stats`` per scope, however few rows it has here,
-    and per column one sum of |gradient x input|.
+    and per column one sum of |gradient x input| (trees: |TreeSHAP|).
     """
     encoder = model.encoder
     inputs = data.tensors(encoder, "holdout").inputs
@@ -88,13 +100,11 @@ def score_card(
     )
 
 
-def _attributions(model: TabularModel, inputs: torch.Tensor) -> Stats:
-    """Sum |gradient x input| of the predicted class's logit (or the prediction) per column."""
+def _attributions(model: Scorer, inputs: torch.Tensor) -> Stats:
+    """Sum per column how much its features moved the predictions."""
     total = np.zeros(inputs.shape[1])
     for chunk in torch.split(inputs, CHUNK_ROWS):
-        leaf = chunk.clone().requires_grad_()
-        (gradient,) = torch.autograd.grad(model.module(leaf).amax(dim=1).sum(), leaf)
-        total += (gradient * chunk).abs().sum(dim=0, dtype=torch.float64).numpy()
+        total += model.attributions(chunk)
     columns = np.zeros(len(model.encoder.columns))
     np.add.at(columns, model.encoder.feature_columns, total)
     return Stats({"sum": columns, "rows": np.array(len(inputs))})

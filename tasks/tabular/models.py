@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from tasks.contract import Arrays, ModelSpec
@@ -75,6 +76,17 @@ class TabularModel:
         """Return each weight's kind: ``norm``, ``head`` or ``body``."""
         return layer_kinds(self.module)
 
+    def outputs(self, inputs: torch.Tensor) -> NDArray[np.float32]:
+        """Return the network's outputs for (n, d) inputs, shape (n, k), float32."""
+        with torch.no_grad():
+            return np.asarray(self.module(inputs).numpy())
+
+    def attributions(self, inputs: torch.Tensor) -> NDArray[np.float64]:
+        """Sum |gradient x input| of the predicted class's logit (or the prediction), shape (d,)."""
+        leaf = inputs.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(self.module(leaf).amax(dim=1).sum(), leaf)
+        return np.asarray((gradient * inputs).abs().sum(dim=0, dtype=torch.float64).numpy())
+
     def check(self, arrays: Arrays) -> None:
         """Raise ReplyError unless names, shapes and dtypes are those of the weights."""
         if arrays.keys() != self.views.keys():
@@ -100,7 +112,8 @@ def build_model(spec: ModelSpec, encoder: Encoder, seed: int) -> TabularModel:
         If the architecture or a parameter does not exist, or a value does not fit.
     """
     if spec.name not in _BUILDERS:
-        raise ConfigError(f"model '{spec.name}' does not exist{suggest(spec.name, _BUILDERS)}")
+        known = [*_BUILDERS, "xgboost"]
+        raise ConfigError(f"model '{spec.name}' does not exist{suggest(spec.name, known)}")
     build, defaults = _BUILDERS[spec.name]
     for key in spec.params:
         if key not in defaults:

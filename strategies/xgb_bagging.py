@@ -1,0 +1,77 @@
+"""Federated XGBoost by bagging, both halves.
+
+Flower's ``FedXgbBagging`` (its documentation's "Quickstart XGBoost"): every site grows trees on
+the booster it received and sends the new ones only, which the server appends::
+
+    B <- B + sum_k new trees of site k on B
+
+Each tree corrects the same residual, so that a round's step is about the sites' number times
+``model.params.eta``; with many sites, lower it. Chen and Guestrin, "XGBoost", KDD 2016.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import ClassVar
+
+from flwr.app import ArrayRecord, Message, MetricRecord
+from flwr.serverapp import strategy as flower
+
+from strategies.folding import number
+from strategies.local import LocalResult, LocalRound
+from strategies.messages import (
+    ARRAYS,
+    LOSS,
+    METRICS,
+    NUM_EXAMPLES,
+    pack_arrays,
+    record_of,
+    unpack_arrays,
+)
+from tasks import boosters
+from tasks.contract import Array
+
+KEY = "0"
+"""The one array of a booster, as Flower names it."""
+
+
+class XgbBagging(flower.FedXgbBagging):
+    """Server half: appends the new trees in the order of the nodes, however they arrive.
+
+    Flower's own takes one tree of a reply and books it for class 0; this one takes all of them,
+    each for its class.
+    """
+
+    client_half: ClassVar[str] = "xgb_bagging"
+    needs_single_updates: ClassVar[bool] = True
+    transient: ClassVar[tuple[str, ...]] = ("current_bst",)
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Hold a round's new trees, then append them to the booster that was sent."""
+        new: list[tuple[int, Array]] = []
+        loss, examples = 0.0, 0
+        for reply in replies:
+            if reply.has_error():
+                continue
+            arrays = unpack_arrays(record_of(reply.content, ARRAYS, ArrayRecord))
+            new.append((reply.metadata.src_node_id, arrays[KEY]))
+            metrics = record_of(reply.content, METRICS, MetricRecord)
+            count = int(number(metrics, NUM_EXAMPLES))
+            loss += count * number(metrics, LOSS, 0.0)
+            examples += count
+        if not new or self.current_bst is None:
+            return None, None
+        parts = [trees for _, trees in sorted(new, key=lambda pair: pair[0])]
+        merged = boosters.joined(boosters.from_bytes(self.current_bst), parts)
+        metrics = MetricRecord({LOSS: loss / max(examples, 1), NUM_EXAMPLES: examples})
+        return pack_arrays({KEY: merged}), metrics
+
+
+def local_update(local: LocalRound) -> LocalResult:
+    """Grow trees on the booster received; send the new ones only."""
+    outcome = local.train()
+    new = boosters.added(outcome.arrays[KEY], local.received[KEY])
+    return LocalResult(replace(outcome, arrays={KEY: new}), {})
