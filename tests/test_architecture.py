@@ -19,8 +19,8 @@ MODULES = sorted(
     if "migrations" not in path.parts
 )
 MAX_LINES = 320
-LONGER = {"strategies/messages.py": 340}
-"""The wire format stays in one file."""
+LONGER = {"strategies/messages.py": 340, "tasks/contract.py": 340}
+"""The wire format and the task seam each stay in one file."""
 
 FENCES = {
     "torch": ("tasks/", "strategies/accumulator.py"),
