@@ -35,9 +35,12 @@ def predict(
     data: Annotated[
         Path, typer.Option(help="CSV or Parquet file of rows, or pictures; no labels needed.")
     ],
-    out: Annotated[Path, typer.Option(help="File to write: CSV, or COCO JSON for boxes.")],
+    out: Annotated[
+        Path,
+        typer.Option(help="What to write: CSV; COCO JSON for boxes; a folder of PNG for masks."),
+    ],
 ) -> None:
-    """Predict with a run's model: column `prediction`, then `proba_<class>` or the value; or boxes.
+    """Predict with a run's model: a table of predictions, boxes as COCO JSON, or masks as PNG.
 
     Example: fedleague predict --run runs/breast_cancer/... --data rows.csv --out preds.csv
     """
@@ -48,9 +51,13 @@ def predict(
         raise ConfigError(f"{data}: no such file; give --data FILE, a CSV or Parquet file of rows")
     task, model = load_run_model(run)
     found = task.predict(model, data)
-    text = found.to_csv(index=False) if hasattr(found, "to_csv") else found.to_text()
-    write_atomically(out, text.encode())
-    console.print(f"{len(found)} predictions: {out}", markup=False, highlight=False)
+    if hasattr(found, "write"):  # more than one file
+        message = found.write(out)
+    else:
+        text = found.to_csv(index=False) if hasattr(found, "to_csv") else found.to_text()
+        write_atomically(out, text.encode())
+        message = f"{len(found)} predictions: {out}"
+    console.print(message, markup=False, highlight=False)
 
 
 @app.command()

@@ -19,6 +19,8 @@ from fl_server.scoring import scopes
 
 SHOWN = {
     "tabular_classification": ("accuracy", "balanced_accuracy", "f1_macro", "auc_roc", "log_loss"),
+    "image_classification": ("accuracy", "balanced_accuracy", "f1_macro", "auc_roc", "log_loss"),
+    "semantic_segmentation": ("miou", "dice_macro", "pixel_accuracy", "boundary_f1_macro"),
     "tabular_regression": ("mae", "rmse", "r2", "mbe", "median_absolute_error"),
 }
 ARROWS = {
@@ -121,7 +123,8 @@ class Progress:
         paths = [usecase.score.name, *SHOWN.get(usecase.task, ()), *usecase.subgroup_columns]
         classes = self._config.schema.get("classes") or []
         if len(classes) <= 6:
-            paths += [f"f1_{name}" for name in classes]
+            stem = "iou" if usecase.task == "semantic_segmentation" else "f1"
+            paths += [f"{stem}_{name}" for name in classes]
         return list(dict.fromkeys(path.removeprefix("overall/") for path in paths))
 
     def _sites(self, outcome: Outcome) -> Table:

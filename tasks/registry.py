@@ -16,6 +16,7 @@ from tasks.errors import ConfigError
 _TASKS: dict[str, str] = {
     "image_classification": "tasks.image_classification.adapter:ImageClassification",
     "object_detection": "tasks.detection.adapter:ObjectDetection",
+    "semantic_segmentation": "tasks.segmentation.adapter:SemanticSegmentation",
     "tabular_classification": "tasks.tabular.adapter:TabularClassification",
     "tabular_regression": "tasks.tabular.adapter:TabularRegression",
 }

@@ -18,6 +18,7 @@ from tasks.images.report import ImageReport
 _READERS: dict[str, str] = {
     "aerial_cars": "tasks.datasets.boxes:aerial_cars",
     "blood_cells": "tasks.datasets.boxes:blood_cells",
+    "cell_masks": "tasks.datasets.cell_masks:cell_masks",
     "chest_xray": "tasks.datasets.pictures:chest_xray",
     "crowd_detection": "tasks.datasets.crowd:crowd_detection",
     "digits": "tasks.datasets.pictures:digits",

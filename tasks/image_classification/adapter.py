@@ -26,10 +26,12 @@ from tasks.errors import ConfigError, DataError
 from tasks.image_classification.data import ImageData, read_site
 from tasks.image_classification.models import ImageClassifier, build_model
 from tasks.image_classification.pictures import TRAIN, read_pictures
-from tasks.image_classification.preprocess import fit_pictures, fitted_values, prepare
+from tasks.image_classification.preprocess import fit_pictures, prepare
 from tasks.image_classification.schema import ImageSchema
 from tasks.images.builders import seeded
+from tasks.images.checks import refuse_private
 from tasks.images.loader import PixelLoader
+from tasks.images.preprocess import fitted_values
 from tasks.images.report import ImageReport
 from tasks.images.weights import start_from_file
 from tasks.metrics import classification_stats, finalise_classification
@@ -61,9 +63,9 @@ class ImageClassification:
     def check(self, spec: ModelSpec, config: TrainConfig) -> None:
         """Check model, weights file, optimiser and loss before any site is asked."""
         check_config(config)
+        refuse_private(config)
         classification_loss(config, [1] * len(self.schema.classes))
-        blank, channels = [1] * len(self.schema.classes), self.schema.channels
-        fitted = fitted_values(self.schema, blank, [0.0] * channels, [1.0] * channels)
+        fitted = fitted_values(self.schema, [1] * len(self.schema.classes))
         try:
             model = build_model(spec, fitted, 0)
         except (RuntimeError, MemoryError):  # PyTorch's word for memory that is not there
@@ -105,6 +107,7 @@ class ImageClassification:
         ``seed`` decides the order of the pictures, every augmentation and every dropped unit.
         """
         network, split = cast(ImageClassifier, model), cast(ImageData, data).train
+        refuse_private(config)
         preprocess = network.preprocess
         loader, labels = split.loader(preprocess.geometry), torch.from_numpy(split.labels)
         loss = classification_loss(config, preprocess.class_counts)

@@ -11,7 +11,6 @@ from torch import nn
 
 from tasks.contract import Fitted, ModelSpec
 from tasks.errors import ConfigError
-from tasks.image_classification.preprocess import Preprocess
 from tasks.images.builders import (
     COMMON,
     given_params,
@@ -22,6 +21,7 @@ from tasks.images.builders import (
 )
 from tasks.images.network import ImageNetwork, require_input
 from tasks.images.norms import set_norms
+from tasks.images.preprocess import Preprocess
 from tasks.tabular.schema import suggest
 
 SIMPLE = "simple_cnn"

@@ -2,39 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from tasks.contract import Fitted
 from tasks.errors import SchemaError
 from tasks.image_classification.data import ImageData
 from tasks.image_classification.schema import ImageSchema
-from tasks.images.augment import Augment, parse_augmentations, plain
-from tasks.images.pixels import Geometry, Normaliser, finalise_pixels, pixel_stats
+from tasks.images.pixels import pixel_stats
+from tasks.images.preprocess import fitted_values
 from tasks.stats import Stats
-
-
-class Preprocess:
-    """What a picture goes through before the network, compiled from ``Fitted``.
-
-    Attributes
-    ----------
-    classes : list of str
-    class_counts : list of int
-        Training pictures of each class over all sites.
-    geometry : Geometry
-    normalise : Normaliser
-    augment : Augment
-        In training only.
-    """
-
-    def __init__(self, fitted: Fitted) -> None:
-        self.classes: list[str] = list(fitted["classes"])
-        self.class_counts: list[int] = list(fitted["class_counts"])
-        self.geometry = Geometry(fitted["image_size"], fitted["channels"], fitted["fit"])
-        self.normalise = Normaliser(fitted["mean"], fitted["std"])
-        self.augment = Augment(parse_augmentations(fitted["augment"]), self.geometry.shape)
 
 
 def fit_pictures(data: ImageData, schema: ImageSchema) -> Stats:
@@ -74,27 +50,7 @@ def prepare(stats: Stats, schema: ImageSchema) -> Fitted:
     if sum(count > 0 for count in counts) < 2:
         only = schema.classes[int(np.argmax(counts))]
         raise SchemaError(f"every training picture of every site is of class '{only}'")
-    if schema.mean is None or schema.std is None:
-        mean, std = finalise_pixels(stats.scope("colour"))
-    else:
-        mean, std = list(schema.mean), list(schema.std)
-    return fitted_values(schema, counts, mean, std) | {
+    return fitted_values(schema, counts, stats.scope("colour")) | {
         "num_sites": int(stats["sites"]),
         "num_rows": int(stats["rows"]),
-    }
-
-
-def fitted_values(
-    schema: ImageSchema, counts: list[int], mean: list[float], std: list[float]
-) -> dict[str, Any]:
-    """Return everything that ``Preprocess`` reads, as JSON values."""
-    return {
-        "classes": list(schema.classes),
-        "class_counts": counts,
-        "image_size": schema.image_size,
-        "channels": schema.channels,
-        "fit": schema.fit,
-        "mean": mean,
-        "std": std,
-        "augment": plain(schema.augment),
     }

@@ -9,14 +9,20 @@ from typing import Any
 
 from tasks.errors import ConfigError
 from tasks.images.augment import Augmentation, parse_augmentations
-from tasks.images.checks import number, one_of, text
-from tasks.images.pixels import FITS, IMAGENET, Geometry
+from tasks.images.checks import (
+    POOLED,
+    number,
+    one_of,
+    read_classes,
+    read_normalisation,
+    text,
+)
+from tasks.images.pixels import FITS, Geometry
 from tasks.images.read import MAX_PIXELS
 from tasks.images.report import POLICIES
 from tasks.tabular.schema import suggest
 from tasks.tabular.values import canonical
 
-POOLED, NONE = "pooled", "none"
 MAX_SIZE = 2048
 
 
@@ -107,44 +113,6 @@ class ImageSchema:
     def class_index(self) -> dict[str, int]:
         """Class number by canonical text."""
         return {canonical(name): i for i, name in enumerate(self.classes)}
-
-
-def read_classes(value: Any, least: int = 2) -> tuple[str, ...]:
-    """Check ``usecase.classes``: at least so many, and all different."""
-    if not isinstance(value, list | tuple) or len(value) < least:
-        raise ConfigError(f"usecase.classes is {value!r}; list at least {least}, in their order")
-    names = tuple(item if isinstance(item, str) else canonical(item) for item in value)
-    if len({canonical(name) for name in names}) < len(names):
-        raise ConfigError("usecase.classes names a class twice")
-    return names
-
-
-Numbers = tuple[float, ...] | None
-
-
-def read_normalisation(rule: Any, channels: int) -> tuple[Numbers, Numbers]:
-    """Return mean and spread by channel, or None for both where the sites' pixels decide."""
-    if rule == POOLED:
-        return None, None
-    if rule == NONE:
-        return (0.0,) * channels, (1.0,) * channels
-    if rule == "imagenet" and channels == 3:
-        return IMAGENET
-    pair: list[Any] = [rule.get(k) for k in ("mean", "std")] if isinstance(rule, Mapping) else []
-    if not pair or set(rule) != {"mean", "std"}:
-        raise ConfigError(
-            f"usecase.normalise is {rule!r}; expected pooled, none, imagenet (3 channels), or "
-            "{mean: [...], std: [...]} of values from 0 to 1"
-        )
-    listed = [v if isinstance(v, list | tuple) else [v] * channels for v in pair]
-    if any(not isinstance(x, int | float) for values in listed for x in values):
-        raise ConfigError(f"usecase.normalise is {rule!r}; expected numbers")
-    mean, std = (tuple(float(x) for x in values) for values in listed)
-    if len(mean) != channels or len(std) != channels or min(std) <= 0:
-        raise ConfigError(
-            f"usecase.normalise is {rule!r}; expected {channels} numbers each, std above 0"
-        )
-    return mean, std
 
 
 def _subgroups(value: Any, classes: tuple[str, ...]) -> tuple[Subgroup, ...]:

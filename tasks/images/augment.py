@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from tasks.errors import ConfigError
@@ -21,8 +22,10 @@ ALLOWED = (
     *("GaussianBlur", "RandAugment", "TrivialAugmentWide", "AugMix"),
 )
 """The only transforms that a use case can name; none reads a file or runs given code."""
-GEOMETRIC = ALLOWED[:8]
-"""Those that move pixels; of all others a mask is left alone."""
+FILLING = ("RandomRotation", "RandomAffine", "RandomPerspective", "RandomCrop", "ElasticTransform")
+"""Those that leave parts of the result without a source."""
+IGNORED = 255
+"""Value of a mask where nothing is known."""
 
 
 def parse_augmentations(value: Any) -> tuple[Augmentation, ...]:
@@ -63,13 +66,20 @@ class Augment:
         If a picture of ``shape`` (c, h, w) does not come out in the same shape.
     """
 
-    def __init__(self, augmentations: Sequence[Augmentation], shape: tuple[int, int, int]) -> None:
-        self._steps = [_make(name, dict(arguments)) for name, arguments in augmentations]
+    def __init__(
+        self,
+        augmentations: Sequence[Augmentation],
+        shape: tuple[int, int, int],
+        *,
+        masks: bool = False,
+    ) -> None:
+        self._steps = [_make(name, dict(given), masks=masks) for name, given in augmentations]
         if not self._steps:
             return
         with torch.random.fork_rng(devices=[]):
             try:
-                result = self(torch.zeros(1, *shape, dtype=torch.uint8))
+                blank = torch.zeros(1, *shape, dtype=torch.uint8)
+                result = self.pairs(blank, blank[:, 0])[0] if masks else self(blank)
             except (RuntimeError, TypeError, ValueError) as error:
                 reason = " ".join(str(error).split())[:160]
                 raise ConfigError(f"usecase.augment fails on a blank picture: {reason}") from None
@@ -86,21 +96,38 @@ class Augment:
         """Transform pictures (b, c, h, w), uint8, one by one."""
         return torch.stack([self.one(picture) for picture in pictures])
 
-    def one(self, *parts: Any) -> Any:
-        """Transform one picture, alone or with its mask (``tv_tensors``), by the same chance."""
+    def one(self, picture: torch.Tensor) -> torch.Tensor:
+        """Transform one picture (c, h, w)."""
         for step in self._steps:
-            result = step(*parts)
-            parts = result if isinstance(result, tuple) else (result,)
-        return parts if len(parts) > 1 else parts[0]
+            picture = step(picture)
+        return picture
+
+    def pairs(
+        self, pictures: torch.Tensor, masks: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Transform pictures (b, c, h, w) and move their masks (b, h, w), uint8, along.
+
+        Where a moved picture has no source, its mask is ``IGNORED``.
+        """
+        moved = []
+        for picture, mask in zip(pictures, masks, strict=True):
+            pair: Any = (tv_tensors.Image(picture), tv_tensors.Mask(mask))
+            for step in self._steps:
+                pair = step(*pair)
+            moved.append([part.as_subclass(torch.Tensor) for part in pair])
+        return torch.stack([m[0] for m in moved]), torch.stack([m[1] for m in moved])
 
 
 def _frozen(value: Any) -> Any:
     return tuple(_frozen(item) for item in value) if isinstance(value, list | tuple) else value
 
 
-def _make(name: str, arguments: Mapping[str, Any]) -> Any:
+def _make(name: str, arguments: Mapping[str, Any], *, masks: bool = False) -> Any:
     if name not in ALLOWED:
         raise ConfigError(f"usecase.augment: '{name}' is no transform here{suggest(name, ALLOWED)}")
+    if masks and name in FILLING:
+        fill = {tv_tensors.Image: arguments.get("fill", 0), tv_tensors.Mask: IGNORED}
+        arguments = {**arguments, "fill": fill}
     try:
         return getattr(v2, name)(**arguments)
     except (TypeError, ValueError, AttributeError) as error:

@@ -1,12 +1,17 @@
-"""Check single values of an image use case."""
+"""Check the values that image use cases share."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from tasks.contract import TrainConfig
 from tasks.errors import ConfigError
+from tasks.images.pixels import IMAGENET
+from tasks.tabular.values import canonical
 
+POOLED, NONE = "pooled", "none"
+Numbers = tuple[float, ...] | None
 Check = Callable[[str, Any], None]
 """(key, value); raises ConfigError naming the key and what it may be."""
 
@@ -32,7 +37,54 @@ def one_of(*options: Any) -> Check:
     return check
 
 
+def refuse_private(config: TrainConfig) -> None:
+    """Refuse differential privacy in local training: no image task adds the noise.
+
+    Raises
+    ------
+    ConfigError
+        If it is asked for.
+    """
+    if getattr(config, "dp", None) is not None:
+        raise ConfigError("image tasks do not train with differential privacy; leave privacy out")
+
+
 def text(key: str, value: Any) -> None:
     """Accept a text that is not empty."""
     if not isinstance(value, str) or not value:
         raise ConfigError(f"{key} is {value!r}; expected a text")
+
+
+def read_classes(value: Any, least: int = 2) -> tuple[str, ...]:
+    """Check ``usecase.classes``: at least so many, and all different."""
+    if not isinstance(value, list | tuple) or len(value) < least:
+        raise ConfigError(f"usecase.classes is {value!r}; list at least {least}, in their order")
+    names = tuple(item if isinstance(item, str) else canonical(item) for item in value)
+    if len({canonical(name) for name in names}) < len(names):
+        raise ConfigError("usecase.classes names a class twice")
+    return names
+
+
+def read_normalisation(rule: Any, channels: int) -> tuple[Numbers, Numbers]:
+    """Return mean and spread by channel, or None for both where the sites' pixels decide."""
+    if rule == POOLED:
+        return None, None
+    if rule == NONE:
+        return (0.0,) * channels, (1.0,) * channels
+    if rule == "imagenet" and channels == 3:
+        return IMAGENET
+    pair: list[Any] = [rule.get(k) for k in ("mean", "std")] if isinstance(rule, Mapping) else []
+    if not pair or set(rule) != {"mean", "std"}:
+        raise ConfigError(
+            f"usecase.normalise is {rule!r}; expected pooled, none, imagenet (3 channels), or "
+            "{mean: [...], std: [...]} of values from 0 to 1"
+        )
+    listed = [v if isinstance(v, list | tuple) else [v] * channels for v in pair]
+    if any(not isinstance(x, int | float) for values in listed for x in values):
+        raise ConfigError(f"usecase.normalise is {rule!r}; expected numbers")
+    mean, std = (tuple(float(x) for x in values) for values in listed)
+    if len(mean) != channels or len(std) != channels or min(std) <= 0:
+        raise ConfigError(
+            f"usecase.normalise is {rule!r}; expected {channels} numbers each, std above 0"
+        )
+    return mean, std

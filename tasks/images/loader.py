@@ -28,22 +28,27 @@ class PixelLoader:
     ----------
     images : sequence of ImageRef
     geometry : Geometry
+    size : int or None
+        Number of pictures, for a subclass that decodes something else.
     """
 
-    def __init__(self, images: Sequence[ImageRef], geometry: Geometry) -> None:
+    def __init__(
+        self, images: Sequence[ImageRef], geometry: Geometry, size: int | None = None
+    ) -> None:
         self._images = images
         self._geometry = geometry
+        self._size = len(images) if size is None else size
         self._known = np.zeros(0, dtype=bool)
         self._cache: NDArray[np.uint8] | None = None
-        size = len(images) * int(np.prod(geometry.shape))
-        if geometry.size <= CACHE_SIDE and _held["bytes"] + size <= CACHE_BYTES:
-            self._known = np.zeros(len(images), dtype=bool)
-            self._cache = np.empty((len(images), *geometry.shape), dtype=np.uint8)
-            _held["bytes"] += size
-            weakref.finalize(self, _release, size)
+        needed = self._size * int(np.prod(geometry.shape))
+        if geometry.size <= CACHE_SIDE and _held["bytes"] + needed <= CACHE_BYTES:
+            self._known = np.zeros(self._size, dtype=bool)
+            self._cache = np.empty((self._size, *geometry.shape), dtype=np.uint8)
+            _held["bytes"] += needed
+            weakref.finalize(self, _release, needed)
 
     def __len__(self) -> int:
-        return len(self._images)
+        return self._size
 
     def batch(self, index: NDArray[Any]) -> NDArray[np.uint8]:
         """Return pictures by number, shape (b, c, h, w), uint8.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from torch import nn
@@ -73,10 +75,11 @@ class ImageNetwork:
         if alone:
             use_running_statistics(self.module)
         try:
-            outputs: torch.Tensor = self.module(inputs.to(self.device))
+            found = self.module(inputs.to(self.device))
         finally:
             if alone:
                 self.module.train()
+        outputs: torch.Tensor = found["out"] if isinstance(found, Mapping) else found
         return outputs
 
 

@@ -44,9 +44,16 @@ class Geometry:
         """Shape (c, h, w)."""
         return self.channels, self.size, self.size
 
-    def square(self, picture: Image.Image, *, nearest: bool = False) -> Image.Image:
-        """Resize to the square; ``nearest`` keeps the values of a mask."""
-        method = Image.Resampling.NEAREST if nearest else Image.Resampling.BILINEAR
+    def square(self, picture: Image.Image, *, border: int | None = None) -> Image.Image:
+        """Resize to the square.
+
+        Parameters
+        ----------
+        border : int or None
+            For a mask: the value of its borders; its other values stay what they are.
+        """
+        mask = border is not None
+        method = Image.Resampling.NEAREST if mask else Image.Resampling.BILINEAR
         target = (self.size, self.size)
         if picture.size == target:
             return picture
@@ -54,7 +61,7 @@ class Geometry:
             return ImageOps.fit(picture, target, method)
         if self.fit == "pad" and picture.width != picture.height:
             width, height = self.inner(picture.width, picture.height)
-            canvas = Image.new(picture.mode, target)
+            canvas = Image.new(picture.mode, target, border if mask else 0)
             place = ((self.size - width) // 2, (self.size - height) // 2)
             canvas.paste(picture.resize((width, height), method), place)
             return canvas

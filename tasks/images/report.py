@@ -40,6 +40,13 @@ DESCRIPTIONS = {
     "box_outside": "boxes are outside their image",
     "box_clipped": "boxes reach out of their image; cut at its edge",
     "duplicate_box": "boxes stand twice; one is kept",
+    "mask_without_image": "masks have no image",
+    "image_without_mask": "images have no mask",
+    "mask_unreadable": "masks cannot be read",
+    "mask_size": "masks differ in size from their image",
+    "mask_rotated": "images are rotated by their EXIF data, which their mask has not",
+    "mask_unknown_value": "masks have a value that is no class",
+    "mask_empty": "masks label no pixel",
 }
 NEUTRAL = frozenset(
     (

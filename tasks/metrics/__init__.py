@@ -5,16 +5,24 @@ from tasks.metrics.classification import classification_stats, finalise_classifi
 from tasks.metrics.detection import Detections, detection_stats
 from tasks.metrics.detection_scores import finalise_detection
 from tasks.metrics.regression import finalise_regression, regression_stats
+from tasks.metrics.segmentation import (
+    blank_segmentation,
+    finalise_segmentation,
+    segmentation_stats,
+)
 
 __all__ = [
     "Detections",
     "MetricInfo",
+    "blank_segmentation",
     "classification_stats",
     "detection_stats",
     "finalise_classification",
     "finalise_detection",
     "finalise_regression",
+    "finalise_segmentation",
     "metric_info",
     "metric_names",
     "regression_stats",
+    "segmentation_stats",
 ]

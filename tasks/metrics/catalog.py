@@ -115,15 +115,27 @@ _DETECTION_PER_CLASS = {
     "iou": "mean overlap over all objects of {0}; a missed one counts 0",
 }
 
+_SEGMENTATION = (
+    MetricInfo("miou", "max", 0, 1, "mean over classes of intersection over union, in pixels"),
+    MetricInfo("dice_macro", "max", 0, 1, "mean Dice coefficient over classes"),
+    MetricInfo("pixel_accuracy", "max", 0, 1, "share of pixels predicted correctly"),
+    MetricInfo("boundary_f1_macro", "max", 0, 1, "mean over classes of the F1 of boundary pixels"),
+)
+_SEGMENTATION_PER_CLASS = {
+    "iou": "intersection over union of {0}, in pixels",
+    "dice": "Dice coefficient of {0}",
+    "boundary_f1": "F1 of the boundary pixels of {0}, within a tolerance",
+}
+
 
 def metric_names(kind: str, classes: Sequence[str] = ()) -> list[str]:
     """Return every metric that a kind of task produces.
 
     Parameters
     ----------
-    kind : {"classification", "regression", "detection"}
+    kind : {"classification", "regression", "detection", "segmentation"}
     classes : sequence of str
-        Class names, for the per-class metrics of a classification or detection.
+        Class names, for the per-class metrics; a regression has none.
 
     Raises
     ------
@@ -151,13 +163,16 @@ def metric_info(name: str, classes: Sequence[str] = (), kind: str | None = None)
     ConfigError
         If no task produces such a metric; the message names the nearest ones.
     """
-    kinds = (kind,) if kind else ("detection", "regression", "classification")
+    kinds = (kind,) if kind else ("segmentation", "detection", "regression", "classification")
     known = {key: info for one in kinds for key, info in _table(one, classes).items()}
     if name in known:
         return known[name]
     near = difflib.get_close_matches(name, known, n=3)
     hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
-    if not classes and name.partition("_")[0] in _PER_CLASS | _DETECTION_PER_CLASS:
+    if (
+        not classes
+        and name.partition("_")[0] in _PER_CLASS | _DETECTION_PER_CLASS | _SEGMENTATION_PER_CLASS
+    ):
         hint += " (per-class metrics need the use case's classes)"
     raise ConfigError(f"unknown metric '{name}'{hint}")
 
@@ -168,10 +183,12 @@ def _table(kind: str, classes: Sequence[str]) -> dict[str, MetricInfo]:
     tables = {
         "classification": (_OVERALL, _PER_CLASS),
         "detection": (_DETECTION, _DETECTION_PER_CLASS),
+        "segmentation": (_SEGMENTATION, _SEGMENTATION_PER_CLASS),
     }
     if kind not in tables:
         raise ConfigError(
-            f"unknown kind '{kind}': use 'classification', 'regression' or 'detection'"
+            f"unknown kind '{kind}': use 'classification', 'regression', 'detection' or "
+            "'segmentation'"
         )
     overall, per_class = tables[kind]
     infos = {info.name: info for info in overall}

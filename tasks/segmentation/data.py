@@ -1,0 +1,292 @@
+"""One site's pictures and masks: read, checked, cut by partition, split.
+
+A source is a folder with ``images/`` and ``masks/``, where a picture and its mask have the same
+stem; with ``train/`` in it, training pictures are read from there and held out are those of
+``test/`` or else ``val/``. References are kept, not pixels; reading decodes every file once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from tasks.contract import Array, DataSource
+from tasks.datasets.images import load_image_dataset
+from tasks.errors import ConfigError, DataError, SchemaError
+from tasks.images.augment import IGNORED
+from tasks.images.loader import PixelLoader
+from tasks.images.pixels import Geometry
+from tasks.images.read import SUFFIXES, BadImageError
+from tasks.images.refs import FileImage, ImageRef
+from tasks.images.report import ImageReport
+from tasks.partition import partition_rows
+from tasks.segmentation import masks
+from tasks.segmentation.masks import BadMaskError, FileMask, MaskRef, class_counts
+from tasks.segmentation.schema import SegmentationSchema
+from tasks.tabular.data import split_rows
+from tasks.tabular.schema import quoted, suggest
+
+DATASET = "dataset:"
+TASK = "semantic_segmentation"
+
+
+@dataclass(frozen=True)
+class RawScene:
+    """A picture and its mask as a site's files pair them."""
+
+    image: ImageRef
+    mask: MaskRef
+    groups: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A usable picture, its mask, and how many of its pixels each class has."""
+
+    image: ImageRef
+    mask: MaskRef
+    counts: tuple[int, ...]
+    groups: Mapping[str, str] = field(default_factory=dict)
+
+
+class MaskLoader(PixelLoader):
+    """Masks in the size that a model sees, shape (b, 1, h, w); borders are without a label."""
+
+    def __init__(self, scenes: Sequence[Scene], geometry: Geometry) -> None:
+        super().__init__([], Geometry(geometry.size, 1, geometry.fit), len(scenes))
+        self._scenes = scenes
+
+    def _decode(self, index: int) -> NDArray[np.uint8]:
+        mask = Image.fromarray(self._scenes[index].mask.load())
+        square = self._geometry.square(mask, border=IGNORED)
+        return np.array(square, dtype=np.uint8)[None]
+
+
+class Split:
+    """Scenes of one split, and their pixels as a model sees them."""
+
+    def __init__(self, scenes: Sequence[Scene]) -> None:
+        self.scenes = scenes
+        self._loaders: dict[Geometry, tuple[PixelLoader, MaskLoader]] = {}
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+    def counts(self) -> NDArray[np.int64]:
+        """Count pixels by picture and class, shape (n, c)."""
+        return np.array([scene.counts for scene in self.scenes], dtype=np.int64)
+
+    def loaders(self, geometry: Geometry) -> tuple[PixelLoader, MaskLoader]:
+        """Return what decodes pictures and masks to a geometry; made once."""
+        if geometry not in self._loaders:
+            pictures = PixelLoader([scene.image for scene in self.scenes], geometry)
+            self._loaders = {geometry: (pictures, MaskLoader(self.scenes, geometry))}
+        return self._loaders[geometry]
+
+
+class SegmentationData:
+    """A site's training and holdout pictures (``contract.SiteData``)."""
+
+    def __init__(self, name: str, train: Split, holdout: Split, notes: Sequence[str]) -> None:
+        self.name = name
+        self.train = train
+        self.holdout = holdout
+        self._notes = tuple(notes)
+
+    @property
+    def num_train(self) -> int:
+        """Number of training pictures."""
+        return len(self.train)
+
+    @property
+    def num_holdout(self) -> int:
+        """Number of held-out pictures."""
+        return len(self.holdout)
+
+    @property
+    def notes(self) -> list[str]:
+        """What the site's operator should know; never leaves the site."""
+        return list(self._notes)
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """Every usable picture of one source."""
+
+    scenes: tuple[Scene, ...]
+    notes: tuple[str, ...]
+
+
+def read_site(source: DataSource, split_seed: int, schema: SegmentationSchema) -> SegmentationData:
+    """Read and split a site's pictures; a partition cuts training and holdout alike.
+
+    Raises
+    ------
+    DataError, SchemaError
+        Naming file and cure; under ``on_bad: refuse`` with the first bad files of each kind.
+    ConfigError
+        If ``holdout_fraction`` is not within (0, 1).
+    """
+    pool = _read(source, source.train, schema, holdout=False)
+    notes = list(pool.notes)
+    held = _holdout(source, schema)
+    if held is not None:
+        train, holdout = pool.scenes, held.scenes
+        notes += [f"holdout: {note}" for note in held.notes]
+    else:
+        if len(pool.scenes) < 2:
+            raise DataError(
+                f"{source.train}: site '{source.name}' has one picture; it needs at least 2"
+            )
+        seed = split_seed if source.split_seed is None else source.split_seed
+        kinds = scene_kinds(pool.scenes)
+        rare = np.bincount(kinds) == 1
+        kinds[rare[kinds]] = len(rare)  # kinds of one picture are shared out together
+        kept, out = split_rows(len(kinds), kinds, source.holdout_fraction, seed)
+        train = tuple(pool.scenes[i] for i in kept)
+        holdout = tuple(pool.scenes[i] for i in out)
+    counts = Split(train).counts().sum(axis=0)
+    absent = [name for name, count in zip(schema.classes, counts, strict=True) if not count]
+    if absent:
+        notes.append(f"no training pixel of class {quoted(absent)}")
+    return SegmentationData(source.name, Split(train), Split(holdout), notes)
+
+
+def scene_kinds(scenes: Sequence[Scene]) -> NDArray[np.int64]:
+    """Return the class of which each picture holds the largest share of all pixels."""
+    counts = np.array([scene.counts for scene in scenes], dtype=np.float64)
+    return np.asarray((counts / np.maximum(counts.sum(axis=0), 1.0)).argmax(axis=1))
+
+
+def picture_files(root: Path) -> list[Path]:
+    """Return every picture below a folder, sorted."""
+    return sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES)
+
+
+def _holdout(source: DataSource, schema: SegmentationSchema) -> _Pool | None:
+    if source.holdout is not None:
+        return _read(source, source.holdout, schema, holdout=True)
+    path = Path(source.train)
+    named = (path / "test").is_dir() or (path / "val").is_dir()
+    if not source.train.startswith(DATASET) and (path / "train").is_dir() and named:
+        return _read(source, source.train, schema, holdout=True)
+    return None
+
+
+def _read(source: DataSource, name: str, schema: SegmentationSchema, *, holdout: bool) -> _Pool:
+    if source.partition is None:
+        return _pool(name, schema, holdout)
+    pool = _shared_pool(name, _stamp(name), schema, holdout)
+    column = None
+    if source.partition.kind == "column" and source.partition.column is not None:
+        column = _column(pool.scenes, source.partition.column)
+    rows = partition_rows(scene_kinds(pool.scenes), column, source.partition)
+    return _Pool(tuple(pool.scenes[i] for i in rows), pool.notes)
+
+
+@lru_cache(maxsize=4)
+def _shared_pool(name: str, stamp: object, schema: SegmentationSchema, holdout: bool) -> _Pool:
+    """Read pictures that many simulated sites are cut from, once per process."""
+    return _pool(name, schema, holdout)
+
+
+def _stamp(name: str) -> object:
+    path = Path(name)
+    return None if name.startswith(DATASET) or not path.exists() else path.stat().st_mtime_ns
+
+
+def _pool(name: str, schema: SegmentationSchema, holdout: bool) -> _Pool:
+    report = ImageReport(schema.on_bad)
+    found = (_checked(raw, schema, report) for raw in _open(name, schema, report, holdout))
+    scenes = tuple(scene for scene in found if scene is not None)
+    report.check(name)
+    if not scenes:
+        raise DataError(f"{name}: no usable picture; {'; '.join(report.notes()) or 'add some'}")
+    return _Pool(scenes, tuple(report.notes()))
+
+
+def _open(
+    name: str, schema: SegmentationSchema, report: ImageReport, holdout: bool
+) -> Iterable[RawScene]:
+    if not name.startswith(DATASET):
+        return _folder(Path(name), schema, report, holdout)
+    dataset = load_image_dataset(name.removeprefix(DATASET))
+    if dataset.task != TASK:
+        raise ConfigError(f"{name} is for the task {dataset.task}, not {TASK}")
+    return dataset.records(report)
+
+
+def _folder(
+    path: Path, schema: SegmentationSchema, report: ImageReport, holdout: bool
+) -> Iterator[RawScene]:
+    if not path.is_dir():
+        raise DataError(f"{path} is no folder; give one with images/ and masks/ in site.yaml")
+    if (path / "train").is_dir():
+        names = ("test", "val") if holdout else ("train",)
+        path = next((path / name for name in names if (path / name).is_dir()), path)
+    images, labels = path / "images", path / "masks"
+    if not images.is_dir() or not labels.is_dir():
+        raise DataError(f"{path} has no folders images/ and masks/; a mask has its picture's stem")
+    by_stem: dict[str, Path] = {}
+    for file in sorted(p for p in labels.rglob("*") if p.suffix.lower() in masks.SUFFIXES):
+        if by_stem.setdefault(_stem(file, labels), file) is not file:
+            report.add("duplicate_name", file, "another mask has this stem")
+    seen: set[str] = set()
+    for file in picture_files(images):
+        stem = _stem(file, images)
+        if stem in seen:
+            report.add("duplicate_name", file, "another picture has this stem")
+        elif stem not in by_stem:
+            report.add("image_without_mask", file)
+        else:
+            yield RawScene(FileImage(file, schema.max_pixels), FileMask(by_stem[stem], schema))
+        seen.add(stem)
+    for stem, file in by_stem.items():
+        if stem not in seen:
+            report.add("mask_without_image", file)
+
+
+def _stem(file: Path, root: Path) -> str:
+    return file.relative_to(root).with_suffix("").as_posix()
+
+
+def _checked(raw: RawScene, schema: SegmentationSchema, report: ImageReport) -> Scene | None:
+    """Return a scene whose files can be decoded and belong together; report any other."""
+    try:
+        facts = raw.image.inspect()
+    except BadImageError as error:
+        report.add(error.kind, raw.image.name, error.detail)
+        return None
+    for kind in facts.conversions:
+        report.add(kind, raw.image.name)
+    try:
+        mask = raw.mask.load()
+    except BadMaskError as error:
+        report.add(error.kind, raw.mask.name, error.detail)
+        return None
+    height, width = mask.shape
+    if (width, height) != (facts.width, facts.height):
+        detail = f"{width} x {height} pixels, its image {facts.width} x {facts.height}"
+        report.add("mask_size", raw.mask.name, detail)
+        return None
+    if "exif_rotated" in facts.conversions and isinstance(raw.image, FileImage):
+        report.add("mask_rotated", raw.image.name, "save the picture upright, without EXIF")
+        return None
+    counts = class_counts(mask, len(schema.classes))
+    if not counts.any():
+        report.add("mask_empty", raw.mask.name)
+        return None
+    return Scene(raw.image, raw.mask, tuple(counts.tolist()), raw.groups)
+
+
+def _column(scenes: Sequence[Scene], name: str) -> Array:
+    known = sorted({key for scene in scenes for key in scene.groups})
+    if name not in known:
+        raise SchemaError(f"pictures have no column '{name}'{suggest(name, known)}")
+    return np.array([scene.groups.get(name) for scene in scenes], dtype=object)
