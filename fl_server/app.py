@@ -74,7 +74,7 @@ def execute(grid: Grid, config: RunConfig, progress: Progress | None = None) -> 
         arrays = _starting_weights(config, task, model)
         observers: Sequence[Observer] = (board, progress)
         members = list(enrolment.roster)
-        board.open_run(arrays)
+        board.open_run(arrays, resumed.rounds if resumed else ())
         for observer in observers:
             observer.enrolled(members)
         strategy = protected(strategy, config.privacy)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -72,8 +73,15 @@ class BoardObserver:
             self._store.finish_run(self._run_id, "failed", reason=str(error))
         self._stack.close()
 
-    def open_run(self, arrays: Arrays) -> None:
-        """Register the run; a resumed run keeps its place."""
+    def open_run(self, arrays: Arrays, finished: Sequence[RoundRecord] = ()) -> None:
+        """Register the run; a resumed run keeps its place.
+
+        Parameters
+        ----------
+        finished : sequence of RoundRecord
+            Rounds of the checkpoint. They are stored again: a server killed between writing its
+            checkpoint and storing the round would otherwise leave a gap.
+        """
         if self._config.board.url is None:
             return
         store = self._store or self._open()
@@ -96,6 +104,10 @@ class BoardObserver:
             config=dict(config.resolved),
         )
         self._run_id = store.open_run(info)
+        for record in finished:
+            store.record_round(self._run_id, record)
+        if finished:
+            store.drop_rounds_after(self._run_id, finished[-1].round)
 
     def enrolled(self, members: list[Member]) -> None:
         """Sites are stored with their first record."""

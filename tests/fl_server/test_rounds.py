@@ -357,3 +357,26 @@ def test_first_site_cannot_spoil_the_evaluation_for_the_others(compose, tamper, 
     assert re.search(says, status["a"][1])
     matrix = np.array(baseline.card.overall.arrays["confusion_matrix"])
     assert matrix.sum() == 8 + 10  # the holdouts of b and c
+
+
+def test_resume_closes_a_gap_on_the_leaderboard(compose, tmp_path, monkeypatch):
+    """A server killed between its checkpoint and the leaderboard must not lose the round there."""
+    from fl_server.board import BoardObserver
+    from fl_server.leaderboard.store import Store
+
+    url = f"board.url=sqlite:///{tmp_path / 'board.sqlite'}"
+    real = BoardObserver.round_finished
+
+    def dies(self, record):
+        if record.round == 2:
+            raise KeyboardInterrupt
+        real(self, record)
+
+    monkeypatch.setattr(BoardObserver, "round_finished", dies)
+    with pytest.raises(KeyboardInterrupt):
+        run(compose(url, folder="gap"))
+    monkeypatch.undo()
+    run(compose(url, "resume=true", folder="gap"))
+    with Store(url.removeprefix("board.url=")) as store:
+        (entry,) = store.leaderboard("tabular_classification").results
+        assert [r.round for r in store.rounds(entry.id).results] == [0, 1, 2, 3]
