@@ -97,7 +97,7 @@ def build_yolo(params: Mapping[str, Any], schema: DetectionSchema) -> YoloNetwor
         tasks = _package("ultralytics.nn.tasks")
         try:
             module = tasks.DetectionModel(cfg=layout, nc=len(schema.classes), verbose=False)
-        except (ValueError, ZeroDivisionError, RuntimeError) as error:
+        except (ValueError, ZeroDivisionError, RuntimeError, AssertionError) as error:
             raise ConfigError(
                 f"model.params: {params['config']} cannot be made with depth={params['depth']}, "
                 f"width={params['width']} ({error}); choose larger ones"

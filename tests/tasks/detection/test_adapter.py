@@ -1,0 +1,224 @@
+"""The task's contract on a tiny network, and what is particular to detection."""
+
+from __future__ import annotations
+
+import json
+from importlib import import_module
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tasks.contract import LocalObjective, ModelSpec, TrainConfig
+from tasks.detection.data import DetectionData
+from tasks.errors import ConfigError, DivergedError, SchemaError
+from tasks.stats import Stats
+from tests.contracts.task_contract import NONE, TaskContract, assert_same
+from tests.tasks.detection.shapes import (
+    TINY,
+    shape_sources,
+    shape_task,
+    write_shapes,
+)
+
+FCOS = ModelSpec("fcos", TINY)
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory):
+    return write_shapes(tmp_path_factory.mktemp("shapes"))
+
+
+@pytest.fixture
+def sources(shapes):
+    return shape_sources(shapes)
+
+
+@pytest.fixture
+def task():
+    return shape_task()
+
+
+@pytest.fixture
+def data(task, sources):
+    return task.read(sources[0], 0)
+
+
+class TestFcos(TaskContract):
+    @pytest.fixture
+    def spec(self):
+        return FCOS
+
+
+def test_augmented_training_is_deterministic(task, data):
+    strong = {"flip": 0.5, "flip_vertical": 0.5, "scale": 0.4, "translate": 0.2, "colour": 0.4}
+    model = task.build(ModelSpec("fcos", TINY | {"augment": strong | {"mosaic": 0.5}}), {}, 0)
+    start, config = model.arrays(), TrainConfig("adam", lr=0.001, batch_size=4)
+    first = task.train(model, data, config, NONE, 5)
+    torch.rand(3)  # the global generator is neither used nor moved
+    model.load(start)
+    assert_same(task.train(model, data, config, NONE, 5).arrays, first.arrays)
+    model.load(start)
+    other = task.train(model, data, config, NONE, 6).arrays
+    assert any((other[n] != array).any() for n, array in first.arrays.items())
+
+
+def test_global_generator_is_left_alone(task, data):
+    torch.manual_seed(1)
+    expected = torch.rand(1)
+    torch.manual_seed(1)
+    model = task.build(FCOS, {}, 0)
+    task.train(model, data, TrainConfig(batch_size=8), NONE, 0)
+    task.evaluate(model, data)
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_pooled_evaluation_equals_evaluation_of_all_pictures(task, sources):
+    sites = [task.read(source, 0) for source in sources]
+    model = task.build(FCOS, {}, 0)
+    task.train(model, sites[0], TrainConfig("adam", lr=0.003, local_epochs=3), NONE, 0)
+    pooled = Stats.total(task.evaluate(model, site) for site in sites)
+    holdout = [item for site in sites for item in site.holdout]
+    central = task.evaluate(model, DetectionData("all", [], holdout, []))
+    for name, array in central.items():
+        np.testing.assert_allclose(pooled[name], array, rtol=1e-12)
+    assert pooled["overall/images"][0] == len(holdout)
+
+
+def test_blank_has_the_form_of_an_evaluation(task, data):
+    model = task.build(FCOS, {}, 0)
+    stats, blank = task.evaluate(model, data), task.blank(model)
+    assert stats.keys() == blank.keys()
+    for name, array in blank.items():
+        assert (array.shape, array.dtype) == (stats[name].shape, stats[name].dtype)
+        assert not array.any()
+
+
+def test_fit_counts_pictures_not_boxes_and_hides_rare_classes(task, data):
+    assert task.fit(data, 1)["pictures"] == data.num_train
+    assert (task.fit(data, 1)["showing"] <= data.num_train).all()
+    assert not task.fit(data, data.num_train + 1)["showing"].any()
+    with pytest.raises(SchemaError, match="no training picture"):
+        task.prepare(Stats({"sites": 1, "pictures": 3, "showing": np.zeros(2, np.int64)}))
+
+
+@pytest.mark.parametrize(
+    ("spec", "config", "says"),
+    [
+        (ModelSpec("yolo12", {}), TrainConfig(), "did you mean 'yolo'"),
+        (ModelSpec("fcos", {"backbon": "tiny"}), TrainConfig(), "did you mean 'backbone'"),
+        (ModelSpec("fcos", {"backbone": "resnet19"}), TrainConfig(), "did you mean"),
+        (ModelSpec("fcos", TINY | {"augment": {"flop": 1}}), TrainConfig(), "'flip'"),
+        (ModelSpec("fcos", TINY | {"augment": {"flip": 2}}), TrainConfig(), "augment.flip is 2"),
+        (ModelSpec("fcos", TINY | {"augment": "x"}), TrainConfig(), "augment is 'x'"),
+        (ModelSpec("fcos", TINY | {"weights": 3}), TrainConfig(), "weights is 3"),
+        (ModelSpec("fcos", TINY | {"weights": "gone.pt"}), TrainConfig(), "no such file"),
+        (FCOS, TrainConfig(optimizer="sdg"), "did you mean 'sgd'"),
+        (FCOS, TrainConfig(loss="mse"), "brings its own loss"),
+        (FCOS, TrainConfig(class_weight="balanced"), "expected none"),
+        (FCOS, TrainConfig(lr=float("nan")), "train.lr is nan"),
+    ],
+)
+def test_bad_choices_are_named_before_any_site_is_asked(task, spec, config, says):
+    with pytest.raises(ConfigError) as caught:
+        task.check(spec, config)
+    assert says in str(caught.value)
+
+
+def test_sites_never_open_the_organisers_file(task):
+    task.build(ModelSpec("fcos", TINY | {"weights": "/organiser/only.pt"}), {}, 0)
+
+
+def test_weights_that_are_no_numbers_stop_evaluation(task, data):
+    model = task.build(FCOS, {}, 0)
+    arrays = model.arrays()
+    name = next(iter(arrays))
+    arrays[name][...] = np.nan
+    model.load(arrays)
+    with pytest.raises(DivergedError):
+        task.evaluate(model, data)
+
+
+def test_scaffold_correction_reaches_every_parameter(task, data):
+    model = task.build(FCOS, {}, 0)
+    start = model.arrays()
+    config = TrainConfig(lr=0.01, batch_size=64, local_steps=1)
+    plain = task.train(model, data, config, NONE, 0).arrays
+    model.load(start)
+    linear = {name: np.ones_like(array) for name, array in start.items()}
+    moved = task.train(model, data, config, LocalObjective(linear=linear), 0).arrays
+    for name in start:
+        np.testing.assert_allclose(moved[name], plain[name] - 0.01, atol=1e-6)
+
+
+def test_pictures_are_decoded_by_the_batch_only(task, data, monkeypatch):
+    held = []
+    items = import_module("tasks.detection.annotations").DetectionItem
+    load = items.image
+    monkeypatch.setattr(items, "image", lambda self: held.append(self.name) or load(self))
+    model = task.build(FCOS, {}, 0)
+    task.train(model, data, TrainConfig(batch_size=2, local_steps=3), NONE, 0)
+    assert len(held) == 6
+    assert not any(isinstance(value, Image.Image) for value in vars(data.train[0]).values())
+
+
+def test_predictions_are_coco_and_read_back(task, shapes, tmp_path):
+    from pycocotools.coco import COCO
+
+    model = task.build(FCOS, {}, 0)
+    source = shape_sources(shapes, 1)[0]
+    everything = task.read(source, 0)
+    task.train(model, everything, TrainConfig("adam", lr=0.003, local_epochs=8), NONE, 0)
+    found = task.predict(model, shapes)
+    path = tmp_path / "found.json"
+    path.write_text(found.to_text())
+    coco = COCO(str(path))
+    assert len(found) == len(coco.getImgIds()) == 48
+    assert [c["name"] for c in coco.loadCats(coco.getCatIds())] == ["square", "disc"]
+    rows = coco.loadAnns(coco.getAnnIds())
+    assert rows
+    for row in rows:
+        x, y, width, height = row["bbox"]
+        assert row["score"] >= task.schema.score_threshold
+        assert x >= 0
+        assert y >= 0
+        assert x + width <= 64.001
+        assert y + height <= 64.001
+    results = coco.loadRes(coco.dataset["annotations"])
+    assert len(results.getAnnIds()) == len(rows)
+
+
+def test_predictions_keep_the_numbers_of_a_coco_file(task, site, tmp_path):
+    task = shape_task(classes=["car", "bus"], score_threshold=0.0)
+    found = task.predict(task.build(FCOS, {}, 0), site.coco()).content
+    assert [(row["id"], row["file_name"]) for row in found["images"]] == [
+        (5 + i, f"p{i}.png") for i in range(4)
+    ]
+    assert {row["name"]: row["id"] for row in found["categories"]} == {"car": 3, "bus": 7}
+    assert {row["category_id"] for row in found["annotations"]} <= {3, 7}
+    json.dumps(found)
+
+
+@pytest.mark.parametrize("kind", ["folder", "voc", "one"])
+def test_predictions_for_other_inputs(task, site, kind):
+    root = site.voc() if kind == "voc" else site.yolo().parent / "images"
+    path = root / "p0.png" if kind == "one" else root
+    found = task.predict(task.build(FCOS, {}, 0), path)
+    assert len(found) == (1 if kind == "one" else 4)
+    assert (found.content["images"][0]["width"], found.content["images"][0]["height"]) == (100, 80)
+
+
+@pytest.mark.slow
+def test_training_beats_the_untrained_network_on_an_easy_set(task, shapes):
+    data = task.read(shape_sources(shapes, 1)[0], 0)
+    model = task.build(FCOS, {}, 0)
+
+    def map50():
+        return task.finalise(task.evaluate(model, data), {}).overall.values["map50"]
+
+    before = map50()
+    config = TrainConfig("adam", lr=0.003, batch_size=8, local_epochs=40)
+    outcome = task.train(model, data, config, NONE, 0)
+    assert outcome.loss < 1.0
+    assert map50() > 0.8 > before
