@@ -22,6 +22,7 @@ from strategies.messages import (
     EXTRA,
     JOB,
     ROUND,
+    Job,
     TrainReply,
     config_of,
     find_record,
@@ -62,15 +63,18 @@ def train(message: Message, context: Context) -> Message:
     """Run the strategy's client half on the site's training rows."""
     config = config_of(message)
     extra = find_record(message.content, EXTRA, ArrayRecord)
-    result = runner.train(
-        site_of(context),
-        str(config[JOB]),
-        (_weights(message), unpack_arrays(extra) if extra is not None else {}),
-        config,
-        ContextState(context),
-    )
+    site, job, state = site_of(context), str(config[JOB]), ContextState(context)
+    received = (_weights(message), unpack_arrays(extra) if extra is not None else {})
+    result = runner.train(site, job, received, config, state)
     outcome = result.outcome
-    reply = TrainReply(outcome.arrays, outcome.num_examples, outcome.num_steps, outcome.loss)
+    private = Job.from_json(job).train.dp is not None
+    reply = TrainReply(
+        outcome.arrays,
+        outcome.num_examples,
+        outcome.num_steps,
+        loss=None if private else outcome.loss,
+        epsilon=runner.spent_epsilon(site, job, state),
+    )
     records = reply.to_records()
     if result.extra:
         records[EXTRA] = pack_arrays(result.extra)

@@ -26,6 +26,7 @@ from strategies.growth import check_growth
 from strategies.messages import (
     ARRAYS,
     DESCRIBE,
+    EPSILON,
     EVALUATE,
     EXTRA,
     FIT,
@@ -66,7 +67,7 @@ RECORD_KINDS = {
 ALLOWED_NUMBERS = {
     DESCRIBE: {NUM_TRAIN, NUM_HOLDOUT},
     FIT: {NUM_TRAIN, NUM_HOLDOUT},
-    TRAIN: {NUM_EXAMPLES, NUM_STEPS, LOSS},
+    TRAIN: {NUM_EXAMPLES, NUM_STEPS, LOSS, EPSILON},
     EVALUATE: {NUM_EXAMPLES},
 }
 EVALUATION_SCOPES = ("overall/", "subgroups/", "blocks/", "attributions/")

@@ -7,13 +7,16 @@ and the model is built once per job, not per message.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections import OrderedDict
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, cast
 
-from fl_client.site import Policy, SiteConfig
+from fl_client.ledger import Ledger
+from fl_client.policy import Policy
+from fl_client.site import SiteConfig
 from strategies.local import LocalResult, LocalRound, SiteState
 from strategies.messages import EvaluateReply, Job, SiteReply
 from strategies.registry import client_half, personaliser
@@ -83,7 +86,8 @@ def train(
     seed = child_seed(
         job.seed, "train", site.name, server_round if isinstance(server_round, int) else 0
     )
-    task = cast(Task, _BoundedTask(task, site.policy))
+    ledger = Ledger(site.policy, site.ledger, state)
+    task = cast(Task, _BoundedTask(task, site.policy, ledger, job.train))
     return half(LocalRound(task, model, data, job.train, arrays, config, seed, state, extra))
 
 
@@ -112,12 +116,26 @@ def evaluate(
     return EvaluateReply(stats, data.num_holdout)
 
 
-class _BoundedTask:
-    """A task that trains no longer than the policy allows, whatever a client half reads."""
+def spent_epsilon(site: SiteConfig, job_text: str, state: SiteState) -> float | None:
+    """Return what private training has spent here so far; None where the job asks for none.
 
-    def __init__(self, task: Task, policy: Policy) -> None:
+    A training without noise has no finite one, and reports none.
+    """
+    noise = Job.from_json(job_text).train.dp
+    if noise is None:
+        return None
+    spent = Ledger(site.policy, site.ledger, state).spent(noise.delta)
+    return spent if math.isfinite(spent) else None
+
+
+class _BoundedTask:
+    """A task that trains no more than policy and budget allow, whatever a client half reads."""
+
+    def __init__(self, task: Task, policy: Policy, ledger: Ledger, asked: TrainConfig) -> None:
         self._task = task
         self._policy = policy
+        self._ledger = ledger
+        self._asked = asked
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._task, name)
@@ -131,6 +149,11 @@ class _BoundedTask:
         seed: int,
     ) -> TrainOutcome:
         self._policy.check_train(config)
+        if config.dp != self._asked.dp:
+            raise PolicyError("the client half would train with other noise than the job says")
+        if config.dp is not None and not getattr(model, "trains_privately", False):
+            raise PolicyError("this model cannot be trained with differential privacy")
+        self._ledger.charge(config, data.num_train)
         return self._task.train(model, data, config, objective, seed)
 
 

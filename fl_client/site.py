@@ -19,7 +19,12 @@
       custom_code: false           # client halves that are not part of fedleague
       max_local_epochs: 100
       max_local_steps: 100000
+      epsilon_budget: null         # what private training may spend, over all runs, at
+      epsilon_delta: 1.0e-5        #   this delta; with a budget, no other training is done
+      secure_aggregation: false    # true: results leave only masked, as part of a sum
+      secagg_min_sites: 3          # of at least this many sites
     audit: null                    # audit.jsonl: append-only log of everything asked and sent
+    ledger: null                   # what was spent of the budget; null: epsilon.json, beside this
     location: null                 # where the site is, for its own records
 
 Every key but ``name`` and ``data.train`` may be left out; shown are the values it then has.
@@ -31,7 +36,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
@@ -39,73 +44,9 @@ from typing import Any
 
 import yaml
 
-from strategies.messages import Job
-from tasks.contract import DataSource, Partition, TrainConfig
-from tasks.errors import ConfigError, PolicyError
-
-
-@dataclass(frozen=True)
-class Policy:
-    """What the site allows; nothing that a server sends can widen it."""
-
-    min_rows: int = 5
-    min_group_size: int = 5
-    min_subgroup_rows: int = 5
-    tasks: tuple[str, ...] | None = None
-    models: tuple[str, ...] | None = None
-    strategies: tuple[str, ...] | None = None
-    weights_may_leave: bool = True
-    custom_code: bool = False
-    max_local_epochs: int = 100
-    max_local_steps: int = 100_000
-
-    def check(self, job: Job) -> None:
-        """Refuse a job that asks for more than the site allows.
-
-        Raises
-        ------
-        PolicyError
-            Naming the policy key.
-        """
-        asked = (("tasks", job.task), ("models", job.model.name), ("strategies", job.strategy))
-        for key, value in asked:
-            allowed: tuple[str, ...] | None = getattr(self, key)
-            if allowed is not None and value not in allowed:
-                raise PolicyError(f"policy.{key} allows {list(allowed)}, the server asks {value!r}")
-        self.check_train(job.train)
-
-    def check_train(self, train: TrainConfig) -> None:
-        """Refuse more local work than the site allows.
-
-        Raises
-        ------
-        PolicyError
-            Naming the policy key.
-        """
-        limits = (
-            ("max_local_epochs", train.local_epochs, self.max_local_epochs),
-            ("max_local_steps", train.local_steps, self.max_local_steps),
-        )
-        for key, value, limit in limits:
-            if value is None and key == "max_local_steps":
-                continue
-            if type(value) is not int or value > limit:  # NaN is not above any limit
-                raise PolicyError(f"policy.{key} is {limit}, the server asks {value!r}")
-
-    def subgroup_may_leave(self, num_members: int, num_rows: int) -> bool:
-        """Say whether a subgroup's sums may leave.
-
-        Few members are told by their own sums, few others by the difference to all rows.
-        """
-        others = num_rows - num_members
-        return num_members >= self.min_subgroup_rows and (
-            others == 0 or others >= self.min_subgroup_rows
-        )
-
-    def check_rows(self, what: str, num_rows: int) -> None:
-        """Refuse to answer from too few rows."""
-        if num_rows < self.min_rows:
-            raise PolicyError(f"policy.min_rows is {self.min_rows}, the {what} has {num_rows} rows")
+from fl_client.policy import Policy
+from tasks.contract import DataSource, Partition
+from tasks.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -115,6 +56,7 @@ class SiteConfig:
     source: DataSource
     policy: Policy = field(default_factory=Policy)
     audit: Path | None = None
+    ledger: Path | None = None
     location: str | None = None
 
     @property
@@ -143,7 +85,11 @@ def read_site(path: Path) -> SiteConfig:
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: expected keys name, data, policy; see `fl-client --help`")
-    return site_from_mapping(raw, str(path), path.resolve().parent)
+    folder = path.resolve().parent
+    site = site_from_mapping(raw, str(path), folder)
+    if site.policy.epsilon_budget is None or site.ledger is not None:
+        return site
+    return replace(site, ledger=folder / "epsilon.json")
 
 
 def site_from_json(text: str) -> SiteConfig:
@@ -170,7 +116,7 @@ def site_from_mapping(raw: Mapping[str, Any], origin: str, folder: Path) -> Site
     ConfigError
         On a missing or unknown key, naming ``origin`` and the key.
     """
-    _known(raw, {"name", "data", "policy", "audit", "location"}, origin, "")
+    _known(raw, {"name", "data", "policy", "audit", "ledger", "location"}, origin, "")
     name = raw.get("name")
     if not isinstance(name, str) or not name.strip():
         raise ConfigError(f"{origin}: key 'name' is missing or no text; write name: my_site")
@@ -181,6 +127,7 @@ def site_from_mapping(raw: Mapping[str, Any], origin: str, folder: Path) -> Site
         source=_source(name, data, origin, folder),
         policy=Policy(**_values(Policy, _section(raw, "policy", origin), origin, "policy.")),
         audit=folder / _text(raw["audit"], origin, "audit") if raw.get("audit") else None,
+        ledger=folder / _text(raw["ledger"], origin, "ledger") if raw.get("ledger") else None,
         location=_text(raw["location"], origin, "location") if raw.get("location") else None,
     )
 
@@ -282,6 +229,10 @@ _CHECKS: dict[str, Callable[[Any, str, str], Any]] = {
     "custom_code": _flag,
     "max_local_epochs": _whole(1),
     "max_local_steps": _whole(1),
+    "epsilon_budget": _positive,
+    "epsilon_delta": _share,
+    "secure_aggregation": _flag,
+    "secagg_min_sites": _whole(3),
 }
 
 

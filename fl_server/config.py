@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ from fl_server.checks import (
     texts,
     whole,
 )
-from fl_server.instantiation import make_privacy, parameters_of
+from fl_server.instantiation import dp_sgd, make_privacy, parameters_of
 from fl_server.records import ScoreRule, UseCaseInfo
 from strategies.privacy.modes import NoPrivacy, Privacy
 from tasks.contract import DataSource, ModelSpec, TrainConfig
@@ -135,12 +135,15 @@ def freeze(config: DictConfig, folder: Path, strategy_name: str) -> RunConfig:
     runtime = raw["runtime"]
     each("runtime", runtime, RUNTIME_CHECKS)
     serve = runtime.get("serve", False) if raw["serve"] is None else raw["serve"]
+    privacy = make_privacy(raw.get("privacy"))
     each("model", raw["model"], {"name": text, "params": optional(section)})
     return RunConfig(
         usecase=usecase,
         schema=schema,
         model=ModelSpec(raw["model"]["name"], raw["model"].get("params") or {}),
-        train=_dataclass(TrainConfig, raw["train"], "train", TRAIN_CHECKS),
+        train=replace(
+            _dataclass(TrainConfig, raw["train"], "train", TRAIN_CHECKS), dp=dp_sgd(privacy)
+        ),
         strategy=raw["strategy"],
         strategy_name=strategy_name,
         runtime=runtime,
@@ -160,7 +163,7 @@ def freeze(config: DictConfig, folder: Path, strategy_name: str) -> RunConfig:
         claimed=raw["submission"]["claimed"],
         weights=Path(str(weights)) if weights is not None else None,
         resume=flag("resume", raw["resume"]),
-        privacy=make_privacy(raw.get("privacy")),
+        privacy=privacy,
         resolved=raw,
     )
 

@@ -8,8 +8,9 @@ from typing import Any, cast
 
 from hydra.utils import instantiate
 
-from strategies.privacy.modes import NoPrivacy, Privacy
+from strategies.privacy.modes import LocalDpSgd, NoPrivacy, Privacy
 from strategies.sampling import Sampler, Uniform
+from tasks.contract import DpSgd
 from tasks.errors import ConfigError
 
 
@@ -66,3 +67,8 @@ def make_privacy(config: Mapping[str, Any] | None) -> Privacy:
     if not isinstance(mode, Privacy):
         raise ConfigError(f"privacy {config.get('_target_')} is none of strategies.privacy.modes")
     return mode
+
+
+def dp_sgd(privacy: Privacy) -> DpSgd | None:
+    """Return what the sites need to know of the mode in which they train privately."""
+    return DpSgd(**vars(privacy)) if isinstance(privacy, LocalDpSgd) else None

@@ -80,6 +80,8 @@ class SiteRecord:
         Bytes from and to the site.
     reason : str
         Why the status is not ``ok``.
+    epsilon : float or None
+        What the site's own private training has spent so far.
     """
 
     site: str
@@ -91,6 +93,7 @@ class SiteRecord:
     bytes_down: int = 0
     reason: str = ""
     loss: float | None = None
+    epsilon: float | None = None
 
 
 @dataclass(frozen=True)

@@ -22,10 +22,11 @@ from fl_server.choice import SiteChoice
 from fl_server.config import RunConfig
 from fl_server.enrolment import Enrolment
 from fl_server.exchange import Exchange
+from fl_server.hearing import Heard, TrainScreen
 from fl_server.records import RoundRecord, SiteRecord
 from fl_server.roster import Member, RosterGrid, addressed, seeded_sampling
 from fl_server.scoring import score_of
-from fl_server.screening import check_evaluate, check_train, conformed
+from fl_server.screening import check_evaluate, conformed
 from fl_server.simulation import InProcessGrid
 from fl_server.stopping import is_best, should_stop
 from strategies.growth import replies_whole
@@ -96,7 +97,7 @@ class RoundLoop:
         self._enrolment = enrolment
         self._roster = enrolment.roster
         self._choice = SiteChoice(sampler or Uniform(), config.seed)
-        self._num_accepted = 0
+        self._heard = Heard()
 
     def run(
         self,
@@ -124,6 +125,7 @@ class RoundLoop:
             self._remind_sites(resumed)
         stopped = should_stop(records, stopping, direction)
         self._choice.note(records)
+        self._heard.recall(records)
         for number in range(len(records), config.rounds + 1):
             if stopped:
                 break
@@ -167,7 +169,7 @@ class RoundLoop:
             bytes_down=sum(site.bytes_down for site in sites),
             reason=trained.reason or why_absent,
             train_loss=trained.loss,
-            epsilon=getattr(self._strategy, "epsilon", None),
+            epsilon=getattr(self._strategy, "epsilon", self._heard.epsilon),
         )
         return arrays, record
 
@@ -187,12 +189,11 @@ class RoundLoop:
         if status != "ok":
             restore(self._strategy, *before)
             new = None
-        return _Trained(new, status, reason, loss, self._by_site(exchange))
+        return _Trained(new, status, reason, loss, self._heard.annotated(self._by_site(exchange)))
 
     def _aggregate(
         self, number: int, arrays: Arrays, exchange: Exchange
     ) -> tuple[Arrays | None, float | None]:
-        limit = self._config.sites.max_update_norm
         chosen = self._choice.names(number, self._enrolment.gather())
         grid = RosterGrid(self._grid, self._roster, chosen)
         config = ConfigRecord({JOB: self._enrolment.job, ROUND: number})
@@ -201,18 +202,13 @@ class RoundLoop:
         extra: Arrays = getattr(self._strategy, "expected_extra", dict)()
         model = self._enrolment.growing
         growing = (model, replies_whole(self._strategy)) if model is not None else None
-        self._num_accepted = 0
-
-        def screen(member: Member, reply: Message) -> tuple[int, float]:
-            checked = check_train(
-                reply, arrays, member.num_train, limit, extra=extra, growing=growing
-            )
-            self._num_accepted += 1
-            return checked
-
+        self._heard.num_accepted = 0
+        screen = TrainScreen(self._heard, self._config, arrays, extra=extra, growing=growing)
         replies = exchange.replies(messages, screen)
         record, metrics = self._strategy.aggregate_train(number, replies)
         loss = metrics.get(LOSS) if metrics is not None else None
+        if self._config.train.dp is not None:
+            loss = None  # the sites keep it
         return (
             unpack_arrays(record) if record is not None else None,
             float(loss) if isinstance(loss, int | float) else None,
@@ -228,7 +224,7 @@ class RoundLoop:
     def _judge(self, new: Arrays | None, exchange: Exchange) -> tuple[str, str]:
         """Say whether the aggregated model may become the model of record."""
         statuses = [record.status for record in exchange.records.values()]
-        answered = self._num_accepted  # late replies of earlier rounds (FedBuff) included
+        answered = self._heard.num_accepted  # late replies of earlier rounds (FedBuff) included
         if "diverged" in statuses and not answered:
             return "diverged", "training diverged at every site; lower train.lr"
         if answered < (self._config.sites.quorum or 1):

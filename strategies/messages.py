@@ -45,11 +45,12 @@ DESCRIBE, FIT, TRAIN, EVALUATE = "query.describe", "query.fit", "train", "evalua
 ARRAYS, CONFIG, METRICS, STATS, SITE = "arrays", "config", "metrics", "stats", "site"
 EXTRA = "extra"
 JOB, ROUND, NUM_EXAMPLES, PROXIMAL_MU = "job", "server-round", "num-examples", "proximal-mu"
-NUM_TRAIN, NUM_HOLDOUT, NUM_STEPS, LOSS, NAME = (
+NUM_TRAIN, NUM_HOLDOUT, NUM_STEPS, LOSS, EPSILON, NAME = (
     "num-train",
     "num-holdout",
     "num-steps",
     "train-loss",
+    "epsilon",
     "name",
 )
 
@@ -194,18 +195,23 @@ class SiteReply:
 
 @dataclass(frozen=True)
 class TrainReply:
-    """A site's trained weights (a summand once multiplied by ``num_examples``)."""
+    """A site's trained weights (a summand once multiplied by ``num_examples``).
+
+    Private training sends what it has spent so far (``epsilon``), and no loss.
+    """
 
     arrays: Arrays
     num_examples: int
     num_steps: int = 0
-    loss: float = 0.0
+    loss: float | None = 0.0
+    epsilon: float | None = None
 
     def to_records(self) -> RecordDict:
         """Encode for the wire."""
-        metrics = MetricRecord(
-            {NUM_EXAMPLES: self.num_examples, NUM_STEPS: self.num_steps, LOSS: self.loss}
-        )
+        metrics = MetricRecord({NUM_EXAMPLES: self.num_examples, NUM_STEPS: self.num_steps})
+        for key, value in ((LOSS, self.loss), (EPSILON, self.epsilon)):
+            if value is not None:
+                metrics[key] = value
         return RecordDict({ARRAYS: pack_arrays(self.arrays), METRICS: metrics})
 
 

@@ -80,6 +80,25 @@ class ModelSpec:
 
 
 @dataclass(frozen=True)
+class DpSgd:
+    """Per-example clipping and noise in local training.
+
+    Parameters
+    ----------
+    noise_multiplier : float, >= 0
+        Standard deviation of the noise on a batch's summed gradients, in units of the norm.
+    max_grad_norm : float, > 0
+        Largest l2 norm of one example's gradient.
+    delta : float, in (0, 1)
+        Of the epsilon that a site reports.
+    """
+
+    noise_multiplier: float
+    max_grad_norm: float
+    delta: float
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """Local training, the same for every site.
 
@@ -94,6 +113,9 @@ class TrainConfig:
         ``balanced`` weighs each class by n / (num_classes * n_class) over *all* sites.
     grad_clip : float or None
         Maximum l2 norm of a mini-batch's gradient.
+    dp : DpSgd or None
+        Train with differential privacy; only for a task and a model whose ``trains_privately``
+        is true.
     """
 
     optimizer: str = "sgd"
@@ -106,6 +128,11 @@ class TrainConfig:
     loss: str = "auto"
     class_weight: str = "none"
     grad_clip: float | None = None
+    dp: DpSgd | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.dp, Mapping):  # from JSON
+            object.__setattr__(self, "dp", DpSgd(**self.dp))
 
 
 @dataclass(frozen=True)

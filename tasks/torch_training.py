@@ -71,8 +71,10 @@ def run_training(
         If the objective's arrays do not fit the model.
     """
     check_config(config)
+    if config.dp is not None:
+        raise ConfigError("this task has no per-example gradients; set privacy to another mode")
     parameters, module = model.parameters, model.module
-    adjust, step = _objective(model, objective), _optimizer(parameters, config)
+    adjust, step = objective_step(model, objective), optimizer_step(parameters, config)
     total, rows, steps, epoch = 0.0, 0, 0, -1
     module.train()
     try:
@@ -83,7 +85,7 @@ def run_training(
             gradients = torch.autograd.grad(value, parameters)
             number = value.item()
             if not math.isfinite(number):
-                raise _diverged("loss", number, steps)
+                raise diverged("loss", number, steps)
             with torch.no_grad():
                 if config.grad_clip is not None:
                     _clip(gradients, config.grad_clip)
@@ -94,7 +96,7 @@ def run_training(
         module.eval()
     arrays = model.arrays()
     if not all(np.isfinite(array).all() for array in arrays.values()):
-        raise _diverged("weight", math.nan, steps)
+        raise diverged("weight", math.nan, steps)
     return TrainOutcome(arrays, num_examples, steps, total / rows if rows else 0.0)
 
 
@@ -137,7 +139,8 @@ def check_config(config: TrainConfig) -> None:
             raise ConfigError(f"train.{key} is {value!r}; expected a number from 0 to {LARGEST:g}")
 
 
-def _diverged(what: str, value: float, steps: int) -> DivergedError:
+def diverged(what: str, value: float, steps: int) -> DivergedError:
+    """Return the error that ends a training."""
     return DivergedError(
         f"training diverged: {what} is {value} after {steps} steps; "
         "lower train.lr or set train.grad_clip"
@@ -151,7 +154,7 @@ def _clip(gradients: Gradients, limit: float) -> None:
             gradient.mul_(limit / norm)
 
 
-def _objective(model: TorchModel, objective: LocalObjective) -> Step:
+def objective_step(model: TorchModel, objective: LocalObjective) -> Step:
     """Return what adds ``linear + proximal_mu * (w - anchor)`` to the gradients in place."""
     linear = anchor = None
     parameters, mu = model.parameters, objective.proximal_mu
@@ -179,7 +182,8 @@ def _objective(model: TorchModel, objective: LocalObjective) -> Step:
     return adjust
 
 
-def _optimizer(parameters: list[torch.nn.Parameter], config: TrainConfig) -> Step:
+def optimizer_step(parameters: list[torch.nn.Parameter], config: TrainConfig) -> Step:
+    """Return what moves the parameters along gradients, with the configured optimiser."""
     if config.optimizer == "sgd":
         return _sgd(parameters, config)
     lr, decay = config.lr, config.weight_decay

@@ -71,6 +71,7 @@ class TabularTask(ABC):
     """
 
     _is_classification: bool
+    trains_privately = True
 
     @property
     def calibrates_logits(self) -> bool:

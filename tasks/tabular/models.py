@@ -49,6 +49,8 @@ class TabularModel:
     their memory.
     """
 
+    trains_privately = True
+
     def __init__(self, module: nn.Module, encoder: Encoder) -> None:
         self.module = module
         self.encoder = encoder

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from tasks.contract import LocalObjective, TrainConfig, TrainOutcome
+from tasks.dp_sgd import train_privately
 from tasks.tabular.data import Tensors
 from tasks.tabular.losses import Loss
 from tasks.tabular.models import TabularModel
@@ -37,6 +38,8 @@ def train_model(
     def batch_loss(index: torch.Tensor) -> torch.Tensor:
         return loss(module(inputs[index]), targets[index])
 
+    if config.dp is not None:
+        return train_privately(model, len(targets), batch_loss, config, objective=objective)
     return run_training(
         model, len(targets), batch_loss, config, objective=objective, generator=generator
     )

@@ -1,0 +1,119 @@
+"""What training replies say beside their weights, and the checks that each must pass first."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+from flwr.app import Message, MetricRecord
+
+from fl_server.config import RunConfig
+from fl_server.records import RoundRecord, SiteRecord
+from fl_server.roster import Member
+from fl_server.screening import check_train
+from strategies.messages import EPSILON, METRICS, record_of
+from tasks.contract import Arrays
+from tasks.errors import ReplyError
+from tasks.growing import GrowingModel
+
+
+@dataclass
+class Heard:
+    """What was heard so far; late replies of earlier rounds (FedBuff) count when they come.
+
+    Parameters
+    ----------
+    num_accepted : int
+        Replies since the start of the round.
+    epsilons : dict of str to float
+        What each site says that its own private training has spent.
+    """
+
+    num_accepted: int = 0
+    epsilons: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def epsilon(self) -> float | None:
+        """The largest of the sites' epsilons; None where none was reported."""
+        return max(self.epsilons.values(), default=None)
+
+    def recall(self, records: Iterable[RoundRecord]) -> None:
+        """Remember what the sites of a resumed run had said."""
+        for record in records:
+            spent = {site.site: site.epsilon for site in record.sites if site.epsilon is not None}
+            self.epsilons |= spent
+
+    def annotated(self, records: Iterable[SiteRecord]) -> tuple[SiteRecord, ...]:
+        """Add to each record what the site had spent after it."""
+        return tuple(
+            replace(record, epsilon=self.epsilons.get(record.site))
+            if record.status == "ok"
+            else record
+            for record in records
+        )
+
+
+class TrainScreen:
+    """Check one training reply after the other against the model that was sent.
+
+    Parameters
+    ----------
+    extra : dict of str to array
+        What a reply must carry for the strategy, beside the weights.
+    growing : (GrowingModel, bool) or None
+        A model that judges its replies itself, and whether these must be whole.
+    """
+
+    def __init__(
+        self,
+        heard: Heard,
+        config: RunConfig,
+        sent: Arrays,
+        *,
+        extra: Arrays,
+        growing: tuple[GrowingModel, bool] | None,
+    ) -> None:
+        self._heard = heard
+        self._config = config
+        self._sent = sent
+        self._extra = extra
+        self._growing = growing
+
+    def __call__(self, member: Member, reply: Message) -> tuple[int, float | None]:
+        """Return the reply's example count and loss; private training sends no loss.
+
+        Raises
+        ------
+        ReplyError
+            Saying what is wrong with the reply.
+        """
+        count, loss = check_train(
+            reply,
+            self._sent,
+            member.num_train,
+            self._config.sites.max_update_norm,
+            extra=self._extra,
+            growing=self._growing,
+        )
+        spent = epsilon_in(reply)
+        if spent is not None:
+            self._heard.epsilons[member.name] = spent
+        self._heard.num_accepted += 1
+        return count, None if self._config.train.dp is not None else loss
+
+
+def epsilon_in(reply: Message) -> float | None:
+    """Return the epsilon that a reply reports.
+
+    Raises
+    ------
+    ReplyError
+        If it is no number from 0.
+    """
+    value = record_of(reply.content, METRICS, MetricRecord).get(EPSILON)
+    if value is None:
+        return None
+    if not isinstance(value, int | float) or not 0 <= value < math.inf:
+        raise ReplyError(f"'{EPSILON}' must be a number from 0, got {value!r}")
+    return float(value)
