@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -169,6 +170,7 @@ def _layout(params: Mapping[str, Any]) -> dict[str, Any]:
 @lru_cache(maxsize=1)
 def _layouts() -> dict[str, Path]:
     with _quiet():
+        _package("ultralytics.nn.tasks")
         root = Path(_package("ultralytics").__file__).parent / "cfg" / "models"
     return {path.name: path for path in sorted(root.rglob("*.yaml"))}
 
@@ -195,7 +197,10 @@ def _package(name: str) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Import and build without a trace: the package changes much that belongs to the process."""
+    """Import without a trace: the package changes much that belongs to the process."""
+    if "ultralytics.nn.tasks" in sys.modules:
+        yield
+        return
     environment, save = dict(os.environ), torch.save
     options = np.get_printoptions()
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
@@ -204,7 +209,8 @@ def _quiet() -> Iterator[None]:
         try:
             yield
         finally:
-            os.environ.clear()
+            for name in os.environ.keys() - environment.keys():
+                del os.environ[name]
             os.environ.update(environment)
             torch.save = save
             torch.set_printoptions(profile="default")  # type: ignore[no-untyped-call]
