@@ -26,7 +26,12 @@ _READERS: dict[str, str] = {
     "liquid_biopsy": "tasks.datasets.generated:liquid_biopsy",
     "rare_disease": "tasks.datasets.generated:rare_disease",
     "small_regression": "tasks.datasets.generated:small_regression",
+    "synthetic_iid": "tasks.datasets.synthetic:synthetic_iid",
+    "synthetic_0_0": "tasks.datasets.synthetic:synthetic_0_0",
+    "synthetic_0.5_0.5": "tasks.datasets.synthetic:synthetic_05_05",
+    "synthetic_1_1": "tasks.datasets.synthetic:synthetic_1_1",
     "heart_disease": "tasks.datasets.heart_disease:heart_disease",
+    "heart_disease_raw": "tasks.datasets.heart_disease:heart_disease_raw",
 }
 
 

@@ -62,12 +62,29 @@ def heart_disease() -> pd.DataFrame:
     DataError
         If a file is absent or does not have 14 columns.
     """
-    folder = data_root() / "heart_disease"
-    frame = pd.concat([_read_hospital(folder, site) for site in HOSPITALS], ignore_index=True)
+    frame = heart_disease_raw()
     for column in ZERO_IS_MISSING:
         frame[column] = frame[column].mask(frame[column] == 0)
     for column, words in _WORDS.items():
         frame[column] = frame[column].map(words)
+    return frame
+
+
+def heart_disease_raw() -> pd.DataFrame:
+    """Return the same rows with the files' own numbers, zeros included, as FLamby reads them.
+
+    Returns
+    -------
+    pandas.DataFrame, shape (920, 15)
+        13 numeric features (missing as NaN), ``disease`` and ``site``.
+
+    Raises
+    ------
+    DataError
+        If a file is absent or does not have 14 columns.
+    """
+    folder = data_root() / "heart_disease"
+    frame = pd.concat([_read_hospital(folder, site) for site in HOSPITALS], ignore_index=True)
     frame["disease"] = np.where(frame.pop("num") > 0, "present", "absent")
     return frame[[*(c for c in frame.columns if c != "site"), "site"]]
 
