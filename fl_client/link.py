@@ -108,6 +108,7 @@ class FleetWire:
         self.server = check_address(server)
         self.insecure = insecure
         self.bundles = False
+        self._has_answered = False
         self.key_file = private_key
         self._session = secrets.token_hex(16)
         self._key = load_key(private_key)
@@ -203,6 +204,7 @@ class FleetWire:
         with self._explained():
             response = self._http.post(path, content=content, headers=headers, timeout=timeout)
         if response.status_code == httpx.codes.OK:
+            self._has_answered = True
             return response
         raise self._failure(path, response)
 
@@ -258,7 +260,8 @@ class FleetWire:
         except httpx.ConnectError as error:
             raise self._explain_connect(error) from error
         except httpx.RemoteProtocolError as error:
-            if "disconnected" not in str(error):
+            cut_off = any(words in str(error) for words in ("disconnected", "peer closed"))
+            if not (cut_off or self._has_answered):  # a dying server may say half a sentence
                 raise self._not_flower("no HTTP") from error
             raise self._explain_hang_up(error) from error
         except (httpx.ReadError, httpx.WriteError) as error:
@@ -290,7 +293,7 @@ class FleetWire:
             return LinkError(
                 f"{self.server}: the server wants TLS; run the client with its CA, not insecure"
             )
-        if self.insecure and not may_speak_http(self.server):
+        if self.insecure and not (self._has_answered or may_speak_http(self.server)):
             return self._not_flower("no HTTP")
         return Unreachable(type(error).__name__)
 
