@@ -75,7 +75,8 @@ def train(message: Message, context: Context) -> Message:
         loss=None if private else outcome.loss,
         epsilon=runner.spent_epsilon(site, job, state),
     )
-    records = reply.to_records()
+    update = runner.compressed(site, job, outcome.arrays, received[0], config, state)
+    records = reply.to_records() if update is None else reply.to_compressed(update)
     if result.extra:
         records[EXTRA] = pack_arrays(result.extra)
     return Message(records, reply_to=message)

@@ -22,6 +22,7 @@ from fl_client import audit
 from fl_client.locate import site_of
 from fl_client.runner import growing_model
 from fl_client.site import SiteConfig
+from strategies.compression import encoded_form
 from strategies.growth import check_growth
 from strategies.messages import (
     ARRAYS,
@@ -41,6 +42,8 @@ from strategies.messages import (
     SITE,
     STATS,
     TRAIN,
+    UPDATE,
+    Job,
     Refusal,
     config_of,
     find_record,
@@ -54,12 +57,13 @@ log = logging.getLogger("fedleague.site")
 ALLOWED_RECORDS = {
     DESCRIBE: {SITE, METRICS},
     FIT: {SITE, METRICS, STATS},
-    TRAIN: {ARRAYS, METRICS, EXTRA},
+    TRAIN: {ARRAYS, METRICS, EXTRA, UPDATE},
     EVALUATE: {STATS, METRICS},
 }
 RECORD_KINDS = {
     ARRAYS: ArrayRecord,
     EXTRA: ArrayRecord,
+    UPDATE: ArrayRecord,
     STATS: ArrayRecord,
     METRICS: MetricRecord,
     SITE: ConfigRecord,
@@ -123,6 +127,9 @@ def check_reply(message: Message, reply: Message, site: SiteConfig) -> None:
     if named is not None and named != {NAME: site.name}:
         raise EgressError("the site's name, and nothing else, may leave as text")
     received = find_record(message.content, ARRAYS, ArrayRecord)
+    if (update := find_record(reply.content, UPDATE, ArrayRecord)) is not None:
+        _check_update(message, update, received)
+        received = ArrayRecord({n: a for n, a in (received or {}).items() if not _is_float(a)})
     if (sent := find_record(reply.content, ARRAYS, ArrayRecord)) is not None:
         grows = received is not None and _check_growing(message, sent, received)
         if not grows:
@@ -141,6 +148,21 @@ def _check_numbers(record: Mapping[str, Any], allowed: set[str]) -> None:
             raise EgressError(f"number '{name}' may not leave in this reply")
         if not isinstance(value, int | float) or not math.isfinite(value):
             raise EgressError(f"number '{name}' is not one finite number")
+
+
+def _check_update(message: Message, update: ArrayRecord, received: ArrayRecord | None) -> None:
+    """Let a compressed update leave in exactly the form that the job declares."""
+    compression = Job.from_json(str(config_of(message)[JOB])).communication
+    if received is None or not compression.is_active:
+        raise EgressError("the reply holds an encoded update that was not asked for")
+    form = {name: (tuple(a.shape), a.dtype) for name, a in update.items()}
+    if form != encoded_form(received, compression):
+        raise EgressError(f"the encoded update is {form}, not as the job declares")
+    _check_content(update)
+
+
+def _is_float(array: Array) -> bool:
+    return np.dtype(array.dtype).kind == "f"
 
 
 def _check_growing(message: Message, sent: ArrayRecord, received: ArrayRecord) -> bool:

@@ -14,9 +14,12 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, cast
 
+import numpy as np
+
 from fl_client.ledger import Ledger
 from fl_client.policy import Policy
 from fl_client.site import SiteConfig
+from strategies.compression import applies, encode
 from strategies.local import LocalResult, LocalRound, SiteState
 from strategies.messages import EvaluateReply, Job, SiteReply
 from strategies.registry import client_half, personaliser
@@ -114,6 +117,24 @@ def evaluate(
     model.load(own(arrays, state) if own is not None and state is not None else arrays)
     stats = _large_subgroups(task.evaluate(model, data), data, site.policy)
     return EvaluateReply(stats, data.num_holdout)
+
+
+def compressed(
+    site: SiteConfig,
+    job_text: str,
+    trained: Arrays,
+    received: Arrays,
+    config: Mapping[str, object],
+    state: SiteState,
+) -> Arrays | None:
+    """Return the encoded update; None where the job wants the weights as they are."""
+    job = Job.from_json(job_text)
+    if not applies(received, job.communication):
+        return None
+    server_round = config.get("server-round", 0)
+    number = server_round if isinstance(server_round, int) else 0
+    rng = np.random.default_rng(child_seed(job.seed, "rounding", site.name, number))
+    return encode(trained, received, job.communication, state, rng)
 
 
 def spent_epsilon(site: SiteConfig, job_text: str, state: SiteState) -> float | None:

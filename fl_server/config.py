@@ -38,8 +38,9 @@ from fl_server.checks import (
     texts,
     whole,
 )
-from fl_server.instantiation import dp_sgd, make_privacy, parameters_of
+from fl_server.instantiation import dp_sgd, make_compression, make_privacy, parameters_of
 from fl_server.records import ScoreRule, UseCaseInfo
+from strategies.compression import Compression
 from strategies.privacy.modes import NoPrivacy, Privacy
 from tasks.contract import DataSource, ModelSpec, TrainConfig
 from tasks.errors import ConfigError
@@ -102,6 +103,7 @@ class RunConfig:
     weights: Path | None = None
     resume: bool = False
     privacy: Privacy = field(default_factory=NoPrivacy)
+    communication: Compression = field(default_factory=Compression)
     resolved: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -164,6 +166,7 @@ def freeze(config: DictConfig, folder: Path, strategy_name: str) -> RunConfig:
         weights=Path(str(weights)) if weights is not None else None,
         resume=flag("resume", raw["resume"]),
         privacy=privacy,
+        communication=make_compression(raw.get("communication")),
         resolved=raw,
     )
 
@@ -295,6 +298,6 @@ def _dataclass(
 def fingerprint(config: RunConfig) -> str:
     """Return what must not change between a run and its resumption, as JSON text."""
     keep: tuple[str, ...] = ("usecase", "model", "train", "strategy", "sampling")
-    keep += ("privacy",)
+    keep += ("privacy", "communication")
     keep += ("seed", "data", "partition", "weights")
     return json.dumps({key: config.resolved[key] for key in keep}, sort_keys=True)

@@ -55,6 +55,7 @@ class Enrolment:
             strategy=strategy_half,
             seed=config.seed,
             split_seed=config.split_seed,
+            communication=config.communication,
         )
         self._seen: set[int] = set()
         self._given_up: set[str] = set()

@@ -11,7 +11,7 @@ from flwr.app import Message, MetricRecord
 from fl_server.config import RunConfig
 from fl_server.records import RoundRecord, SiteRecord
 from fl_server.roster import Member
-from fl_server.screening import check_train
+from fl_server.screening import check_train, decode_update
 from strategies.messages import EPSILON, METRICS, record_of
 from tasks.contract import Arrays
 from tasks.errors import ReplyError
@@ -88,6 +88,7 @@ class TrainScreen:
         ReplyError
             Saying what is wrong with the reply.
         """
+        decode_update(reply, self._sent, self._config.communication)
         count, loss = check_train(
             reply,
             self._sent,

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from hydra.utils import instantiate
 
+from strategies.compression import Compression
 from strategies.privacy.modes import LocalDpSgd, NoPrivacy, Privacy
 from strategies.sampling import Sampler, Uniform
 from tasks.contract import DpSgd
@@ -72,3 +73,17 @@ def make_privacy(config: Mapping[str, Any] | None) -> Privacy:
 def dp_sgd(privacy: Privacy) -> DpSgd | None:
     """Return what the sites need to know of the mode in which they train privately."""
     return DpSgd(**vars(privacy)) if isinstance(privacy, LocalDpSgd) else None
+
+
+def make_compression(config: Mapping[str, Any] | None) -> Compression:
+    """Return how updates travel; as they are where nothing is configured.
+
+    Raises
+    ------
+    ConfigError
+        If a key does not exist or a value does not fit.
+    """
+    given = dict(config or {})
+    if unknown := sorted(given.keys() - {"dtype", "top_k"}):
+        raise ConfigError(f"unknown key 'communication.{unknown[0]}'; known: dtype, top_k")
+    return Compression(**given)

@@ -12,6 +12,7 @@ import numpy as np
 from flwr.app import ArrayRecord, Message, MetricRecord
 
 from fl_server.scoring import OVERALL
+from strategies.compression import Compression, applies, decode, encoded_form
 from strategies.growth import check_growth
 from strategies.messages import (
     ARRAYS,
@@ -20,8 +21,11 @@ from strategies.messages import (
     METRICS,
     NUM_EXAMPLES,
     NUM_STEPS,
+    UPDATE,
     EvaluateReply,
     find_record,
+    pack_arrays,
+    record_of,
     unpack_arrays,
 )
 from tasks.contract import Arrays
@@ -93,6 +97,26 @@ def check_train(
             f"update has l2 norm {math.sqrt(squared):.4g}, above sites.max_update_norm"
         )
     return count, float(loss)
+
+
+def decode_update(reply: Message, sent: Arrays, compression: Compression) -> None:
+    """Put the weights in place of a compressed update, for whatever looks at the reply next.
+
+    Raises
+    ------
+    ReplyError
+        If the update is not in the form that was asked for.
+    """
+    if not applies(sent, compression):
+        return
+    update = record_of(reply.content, UPDATE, ArrayRecord)
+    whole = record_of(reply.content, ARRAYS, ArrayRecord)
+    blank = {n: np.empty(s, d) for n, (s, d) in encoded_form(sent, compression).items()}
+    _check_declared(update, blank, "update's part")
+    _check_declared(whole, {n: a for n, a in sent.items() if a.dtype.kind != "f"})
+    weights = decode(unpack_arrays(update, copy=False), sent, compression)
+    reply.content[ARRAYS] = pack_arrays(weights | unpack_arrays(whole, copy=False))
+    del reply.content[UPDATE]
 
 
 def check_extra(reply: Message, expected: Arrays) -> None:

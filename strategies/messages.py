@@ -9,6 +9,7 @@ message type           request                         reply
 ``query.describe``     ``config`` (job)                ``site``, ``metrics`` (row counts)
 ``query.fit``          ``config`` (job)                the same and ``stats`` (summands)
 ``train``              ``arrays``, ``config``          ``arrays``, ``metrics`` (num-examples ...)
+the same, compressed   the same                        ``update``; ``arrays`` (integer ones only)
 ``evaluate``           ``arrays``, ``config``          ``stats``, ``metrics`` (num-examples)
 =====================  ==============================  =========================================
 
@@ -18,17 +19,17 @@ which is what every ``flwr.serverapp.strategy`` expects.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, replace
 from enum import Enum
-from functools import lru_cache
 from typing import Any, TypeVar
 
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 
 from strategies import npy
-from tasks.contract import Arrays, ModelSpec, TrainConfig
+from strategies.job import PROTOCOL as PROTOCOL
+from strategies.job import Job as Job
+from tasks.contract import Arrays
 from tasks.errors import (
     DataError,
     DivergedError,
@@ -40,10 +41,9 @@ from tasks.errors import (
 from tasks.stats import Stats
 
 Record = TypeVar("Record", ArrayRecord, MetricRecord, ConfigRecord)
-PROTOCOL = 1
 DESCRIBE, FIT, TRAIN, EVALUATE = "query.describe", "query.fit", "train", "evaluate"
 ARRAYS, CONFIG, METRICS, STATS, SITE = "arrays", "config", "metrics", "stats", "site"
-EXTRA = "extra"
+EXTRA, UPDATE = "extra", "update"
 JOB, ROUND, NUM_EXAMPLES, PROXIMAL_MU = "job", "server-round", "num-examples", "proximal-mu"
 NUM_TRAIN, NUM_HOLDOUT, NUM_STEPS, LOSS, EPSILON, NAME = (
     "num-train",
@@ -93,64 +93,6 @@ class Refusal(Enum):
     def from_code(cls, code: int) -> Refusal | None:
         """Return the refusal with this code; None for Flower's own codes (a lost node)."""
         return next((refusal for refusal in cls if refusal.code == code), None)
-
-
-@dataclass(frozen=True)
-class Job:
-    """Everything a site needs to know of a run; the same string in every message of it.
-
-    Parameters
-    ----------
-    task : str
-        Name in ``tasks.registry``.
-    schema : mapping
-        The use case's schema as plain JSON values.
-    strategy : str
-        Name of the strategy's client half in ``strategies.registry``.
-    fitted : mapping or None
-        Finalised preprocessing; ``None`` until the fit exchange is done.
-    """
-
-    task: str
-    schema: Mapping[str, Any]
-    model: ModelSpec
-    train: TrainConfig
-    strategy: str = "fedavg"
-    seed: int = 0
-    split_seed: int = 0
-    fitted: Mapping[str, Any] | None = None
-    protocol: int = PROTOCOL
-
-    def to_json(self) -> str:
-        """Serialise; floats keep every bit."""
-        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
-
-    @staticmethod
-    def from_json(text: str) -> Job:
-        """Parse (cached: a run sends the same text every time).
-
-        Raises
-        ------
-        ReplyError
-            If the text is not a job of this protocol version.
-        """
-        return _parse_job(text)
-
-
-@lru_cache(maxsize=16)
-def _parse_job(text: str) -> Job:
-    try:
-        raw = json.loads(text)
-        if raw.get("protocol") != PROTOCOL:
-            raise ReplyError(f"job has protocol {raw.get('protocol')!r}, this side has {PROTOCOL}")
-        known = {f.name for f in fields(Job)}
-        if unknown := set(raw) - known:
-            raise ReplyError(f"job has unknown keys {sorted(unknown)}")
-        raw["model"] = ModelSpec(**raw["model"])
-        raw["train"] = TrainConfig(**raw["train"])
-        return Job(**raw)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ReplyError(f"job cannot be read: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -213,6 +155,14 @@ class TrainReply:
             if value is not None:
                 metrics[key] = value
         return RecordDict({ARRAYS: pack_arrays(self.arrays), METRICS: metrics})
+
+
+    def to_compressed(self, update: Arrays) -> RecordDict:
+        """Encode for the wire, with an encoded update in place of the floating weights."""
+        whole = {name: a for name, a in self.arrays.items() if a.dtype.kind != "f"}
+        records = replace(self, arrays=whole).to_records()
+        records[UPDATE] = pack_arrays(update)
+        return records
 
 
 @dataclass(frozen=True)
