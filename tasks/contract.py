@@ -314,7 +314,14 @@ class Task(Protocol):
         """Turn pooled metric summands into scores; pure."""
 
     def predict(self, model: Model, rows: Path) -> Any:
-        """Return predictions for a file of rows (a DataFrame for tabular tasks)."""
+        """Return predictions for a file of rows or a folder of pictures.
+
+        Returns
+        -------
+        DataFrame, or an object of its own
+            Written as CSV; an object with ``to_text()`` as one file; one with ``write(out)`` writes
+            what it has to say below ``out`` and returns a line for the user.
+        """
 
 
 def child_seed(seed: int, *path: int | str) -> int:

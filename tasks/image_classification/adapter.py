@@ -29,7 +29,6 @@ from tasks.image_classification.pictures import TRAIN, read_pictures
 from tasks.image_classification.preprocess import fit_pictures, prepare
 from tasks.image_classification.schema import ImageSchema
 from tasks.images.builders import seeded
-from tasks.images.checks import refuse_private
 from tasks.images.loader import PixelLoader
 from tasks.images.preprocess import fitted_values
 from tasks.images.report import ImageReport
@@ -63,7 +62,6 @@ class ImageClassification:
     def check(self, spec: ModelSpec, config: TrainConfig) -> None:
         """Check model, weights file, optimiser and loss before any site is asked."""
         check_config(config)
-        refuse_private(config)
         classification_loss(config, [1] * len(self.schema.classes))
         fitted = fitted_values(self.schema, [1] * len(self.schema.classes))
         try:
@@ -107,7 +105,6 @@ class ImageClassification:
         ``seed`` decides the order of the pictures, every augmentation and every dropped unit.
         """
         network, split = cast(ImageClassifier, model), cast(ImageData, data).train
-        refuse_private(config)
         preprocess = network.preprocess
         loader, labels = split.loader(preprocess.geometry), torch.from_numpy(split.labels)
         loss = classification_loss(config, preprocess.class_counts)

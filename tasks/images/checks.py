@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tasks.contract import TrainConfig
 from tasks.errors import ConfigError
 from tasks.images.pixels import IMAGENET
 from tasks.tabular.values import canonical
@@ -35,18 +34,6 @@ def one_of(*options: Any) -> Check:
             raise ConfigError(f"{key} is {value!r}; expected {' or '.join(map(str, options))}")
 
     return check
-
-
-def refuse_private(config: TrainConfig) -> None:
-    """Refuse differential privacy in local training: no image task adds the noise.
-
-    Raises
-    ------
-    ConfigError
-        If it is asked for.
-    """
-    if getattr(config, "dp", None) is not None:
-        raise ConfigError("image tasks do not train with differential privacy; leave privacy out")
 
 
 def text(key: str, value: Any) -> None:

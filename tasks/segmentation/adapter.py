@@ -22,7 +22,6 @@ from tasks.contract import (
 )
 from tasks.errors import ConfigError, DivergedError, SchemaError
 from tasks.images.builders import seeded
-from tasks.images.checks import refuse_private
 from tasks.images.pixels import pixel_stats
 from tasks.images.preprocess import fitted_values
 from tasks.images.weights import start_from_file
@@ -64,7 +63,6 @@ class SemanticSegmentation:
     def check(self, spec: ModelSpec, config: TrainConfig) -> None:
         """Check model, weights file, optimiser and loss before any site is asked."""
         check_config(config)
-        refuse_private(config)
         blank = [1] * len(self.schema.classes)
         segmentation_loss(config, blank)
         try:
@@ -141,7 +139,6 @@ class SemanticSegmentation:
         ``seed`` decides the order of the pictures, every augmentation and every dropped unit.
         """
         network, split = cast(SegmentationModel, model), cast(SegmentationData, data).train
-        refuse_private(config)
         preprocess = network.preprocess
         pictures, masks = split.loaders(preprocess.geometry)
         loss = segmentation_loss(config, preprocess.class_counts)
