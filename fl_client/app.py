@@ -13,7 +13,7 @@ import weakref
 from flwr.app import ArrayRecord, Context, Message
 from flwr.clientapp import ClientApp
 
-from fl_client import runner
+from fl_client import runner, secure
 from fl_client.egress import egress_guard
 from fl_client.locate import site_of
 from fl_client.state import ContextState
@@ -22,6 +22,7 @@ from strategies.messages import (
     EXTRA,
     JOB,
     ROUND,
+    WEIGHTING,
     Job,
     TrainReply,
     config_of,
@@ -29,8 +30,9 @@ from strategies.messages import (
     pack_arrays,
     unpack_arrays,
 )
+from strategies.privacy.summands import evaluate_summands, train_summands
 from tasks.contract import Arrays
-from tasks.errors import ReplyError
+from tasks.errors import PolicyError, ReplyError
 
 
 class GuardedApp(ClientApp):
@@ -75,6 +77,9 @@ def train(message: Message, context: Context) -> Message:
         loss=None if private else outcome.loss,
         epsilon=runner.spent_epsilon(site, job, state),
     )
+    if Job.from_json(job).secagg:
+        summands = train_summands(reply, result.extra, str(config.get(WEIGHTING, "")))
+        return secure.opened(message, context, summands)
     update = runner.compressed(site, job, outcome.arrays, received[0], config, state)
     records = reply.to_records() if update is None else reply.to_compressed(update)
     if result.extra:
@@ -86,9 +91,22 @@ def train(message: Message, context: Context) -> Message:
 def evaluate(message: Message, context: Context) -> Message:
     """Send the metric summands of the site's holdout rows."""
     config = config_of(message)
+    site, job = site_of(context), str(config[JOB])
     state = ContextState(context) if config.get(ROUND) else None  # round 0: as submitted
-    reply = runner.evaluate(site_of(context), str(config[JOB]), _weights(message), state)
+    reply = runner.evaluate(site, job, _weights(message), state)
+    if Job.from_json(job).secagg:
+        return secure.opened(message, context, evaluate_summands(reply, runner.blank(job)))
     return Message(reply.to_records(), reply_to=message)
+
+
+@app.query("secagg")
+def masked_sum(message: Message, context: Context) -> Message:
+    """Take part in the later stages of a masked sum."""
+    site, job = site_of(context), Job.from_json(str(config_of(message)[JOB]))
+    site.policy.check(job)
+    if not job.secagg:
+        raise PolicyError("the job does not ask for secure aggregation")
+    return secure.continued(message, context, site)
 
 
 _last: tuple[weakref.ref[ArrayRecord], Arrays] | None = None

@@ -19,6 +19,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricR
 from flwr.clientapp.typing import ClientAppCallable
 
 from fl_client import audit
+from fl_client.egress_masked import check_masked, is_masked
 from fl_client.locate import site_of
 from fl_client.runner import growing_model
 from fl_client.site import SiteConfig
@@ -33,12 +34,15 @@ from strategies.messages import (
     FIT,
     JOB,
     LOSS,
+    MASKED,
+    MASKED_SUM,
     METRICS,
     NAME,
     NUM_EXAMPLES,
     NUM_HOLDOUT,
     NUM_STEPS,
     NUM_TRAIN,
+    SECAGG,
     SITE,
     STATS,
     TRAIN,
@@ -59,6 +63,7 @@ ALLOWED_RECORDS = {
     FIT: {SITE, METRICS, STATS},
     TRAIN: {ARRAYS, METRICS, EXTRA, UPDATE},
     EVALUATE: {STATS, METRICS},
+    MASKED_SUM: {SECAGG, MASKED},
 }
 RECORD_KINDS = {
     ARRAYS: ArrayRecord,
@@ -117,6 +122,10 @@ def check_reply(message: Message, reply: Message, site: SiteConfig) -> None:
             raise EgressError("an error with a text of its own may not leave")
         return
     kind = message.metadata.message_type
+    if is_masked(message):
+        if (vector := check_masked(message, reply)) is not None:
+            _check_content(vector)
+        return
     if extra := set(reply.content.keys()) - ALLOWED_RECORDS[kind]:
         raise EgressError(f"records {sorted(extra)} may not leave in a '{kind}' reply")
     for name, record in reply.content.items():

@@ -41,6 +41,10 @@ class Policy:
             allowed: tuple[str, ...] | None = getattr(self, key)
             if allowed is not None and value not in allowed:
                 raise PolicyError(f"policy.{key} allows {list(allowed)}, the server asks {value!r}")
+        if self.secure_aggregation and not job.secagg:
+            raise PolicyError(
+                "policy.secure_aggregation is true, the server asks for unmasked results"
+            )
         self.check_train(job.train)
 
     def check_train(self, train: TrainConfig) -> None:

@@ -119,6 +119,11 @@ def evaluate(
     return EvaluateReply(stats, data.num_holdout)
 
 
+def blank(job_text: str) -> Stats:
+    """Return all-zero metric summands: the layout of a masked evaluation."""
+    return _task(job_text).blank(_model(job_text))
+
+
 def compressed(
     site: SiteConfig,
     job_text: str,

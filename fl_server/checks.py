@@ -186,8 +186,14 @@ def check_run(config: RunConfig) -> None:
 
 def check_privacy(config: RunConfig, strategy: Strategy, task: Task) -> None:
     """Refuse a strategy, task or option that does not go with the run's privacy."""
-    limit = config.sites.max_update_norm
-    check_combination(config.privacy, strategy, task, max_update_norm=limit)
+    check_combination(
+        config.privacy,
+        strategy,
+        task,
+        compresses=config.communication.is_active,
+        max_update_norm=config.sites.max_update_norm,
+        num_sites=config.sites.expected or len(config.site_data) or None,
+    )
 
 
 def check_trees(config: RunConfig, strategy: Strategy, task: Task) -> None:

@@ -16,6 +16,7 @@ from fl_server.records import SiteRecord
 from fl_server.roster import POLL_SECONDS, Member, Roster, wait_for_nodes
 from fl_server.screening import check_summands
 from strategies.messages import DESCRIBE, FIT, Job, Refusal, SiteReply, payload_bytes, request
+from strategies.privacy.modes import SecureAggregation
 from tasks.contract import Task
 from tasks.errors import QuorumError, ReplyError
 from tasks.growing import GrowingModel
@@ -56,6 +57,7 @@ class Enrolment:
             seed=config.seed,
             split_seed=config.split_seed,
             communication=config.communication,
+            secagg=isinstance(config.privacy, SecureAggregation),
         )
         self._seen: set[int] = set()
         self._given_up: set[str] = set()

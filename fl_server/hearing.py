@@ -1,4 +1,4 @@
-"""What training replies say beside their weights, and the checks that each must pass first."""
+"""What replies say, and the checks that each must pass first."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from dataclasses import dataclass, field, replace
 from flwr.app import Message, MetricRecord
 
 from fl_server.config import RunConfig
+from fl_server.exchange import Exchange
 from fl_server.records import RoundRecord, SiteRecord
 from fl_server.roster import Member
-from fl_server.screening import check_train, decode_update
+from fl_server.screening import check_evaluate, check_train, decode_update
 from strategies.messages import EPSILON, METRICS, record_of
 from tasks.contract import Arrays
 from tasks.errors import ReplyError
 from tasks.growing import GrowingModel
+from tasks.stats import Stats
 
 
 @dataclass
@@ -102,6 +104,31 @@ class TrainScreen:
             self._heard.epsilons[member.name] = spent
         self._heard.num_accepted += 1
         return count, None if self._config.train.dp is not None else loss
+
+
+def pooled(
+    exchange: Exchange, messages: Iterable[Message], blank: Stats | None, counts_per_row: int
+) -> Stats:
+    """Add up the metric summands of all sites, as their replies arrive.
+
+    Parameters
+    ----------
+    blank : Stats or None
+        What the task's summands look like.
+    counts_per_row : int
+        How much one held-out row may add to a count.
+    """
+    running = Stats()
+
+    def screen(member: Member, reply: Message) -> tuple[int, None]:
+        nonlocal running
+        answer = check_evaluate(reply, member.num_holdout, blank, counts_per_row=counts_per_row)
+        running = running.merge(answer.stats)
+        return answer.num_examples, None
+
+    for _ in exchange.replies(messages, screen):
+        pass
+    return running
 
 
 def epsilon_in(reply: Message) -> float | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 import traceback
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,26 +20,30 @@ from flwr.serverapp.strategy import Strategy
 
 from fl_server.checkpoint import Checkpoint, write_checkpoint
 from fl_server.choice import SiteChoice
-from fl_server.config import RunConfig
+from fl_server.config import RunConfig, SitesConfig
 from fl_server.enrolment import Enrolment
 from fl_server.exchange import Exchange
-from fl_server.hearing import Heard, TrainScreen
+from fl_server.hearing import Heard, TrainScreen, pooled
+from fl_server.masked import MaskedExchange
 from fl_server.records import RoundRecord, SiteRecord
 from fl_server.roster import Member, RosterGrid, addressed, seeded_sampling
 from fl_server.scoring import score_of
-from fl_server.screening import check_evaluate, conformed
+from fl_server.screening import conformed
 from fl_server.simulation import InProcessGrid
 from fl_server.stopping import is_best, should_stop
 from strategies.growth import replies_whole
 from strategies.messages import (
+    CONFIG,
     EVALUATE,
     JOB,
     LOSS,
     ROUND,
     pack_arrays,
+    record_of,
     request,
     unpack_arrays,
 )
+from strategies.privacy.modes import SecureAggregation
 from strategies.sampling import Sampler, Uniform
 from strategies.state import forget_paired, restore, snapshot
 from tasks.contract import Arrays, ScoreCard, Task, child_seed
@@ -176,7 +181,7 @@ class RoundLoop:
     def _train(self, number: int, arrays: Arrays) -> _Trained:
         """Train one round; whatever goes wrong in it, the previous model is kept."""
         before = snapshot(self._strategy)
-        exchange = self._exchange("train")
+        exchange = self._exchange("train", number)
         try:
             new, loss = self._aggregate(number, arrays, exchange)
             status, reason = self._judge(new, exchange)
@@ -192,11 +197,13 @@ class RoundLoop:
         return _Trained(new, status, reason, loss, self._heard.annotated(self._by_site(exchange)))
 
     def _aggregate(
-        self, number: int, arrays: Arrays, exchange: Exchange
+        self, number: int, arrays: Arrays, exchange: Exchange | MaskedExchange
     ) -> tuple[Arrays | None, float | None]:
         chosen = self._choice.names(number, self._enrolment.gather())
         grid = RosterGrid(self._grid, self._roster, chosen)
         config = ConfigRecord({JOB: self._enrolment.job, ROUND: number})
+        if isinstance(exchange, MaskedExchange):
+            config.update(exchange.named(self._strategy))
         with seeded_sampling(child_seed(self._config.seed, "sample", number)):
             messages = self._strategy.configure_train(number, pack_arrays(arrays), config, grid)
         extra: Arrays = getattr(self._strategy, "expected_extra", dict)()
@@ -204,7 +211,12 @@ class RoundLoop:
         growing = (model, replies_whole(self._strategy)) if model is not None else None
         self._heard.num_accepted = 0
         screen = TrainScreen(self._heard, self._config, arrays, extra=extra, growing=growing)
-        replies = exchange.replies(messages, screen)
+        replies: Iterable[Message]
+        if isinstance(exchange, MaskedExchange):
+            replies = exchange.train(messages, arrays, extra)
+            self._heard.num_accepted = len(replies)
+        else:
+            replies = exchange.replies(messages, screen)
         record, metrics = self._strategy.aggregate_train(number, replies)
         loss = metrics.get(LOSS) if metrics is not None else None
         if self._config.train.dp is not None:
@@ -221,7 +233,7 @@ class RoundLoop:
         self._enrolment.growing.load(new)
         return new
 
-    def _judge(self, new: Arrays | None, exchange: Exchange) -> tuple[str, str]:
+    def _judge(self, new: Arrays | None, exchange: Exchange | MaskedExchange) -> tuple[str, str]:
         """Say whether the aggregated model may become the model of record."""
         statuses = [record.status for record in exchange.records.values()]
         answered = self._heard.num_accepted  # late replies of earlier rounds (FedBuff) included
@@ -238,22 +250,16 @@ class RoundLoop:
 
     def _evaluate(self, number: int, arrays: Arrays) -> tuple[ScoreCard, tuple[SiteRecord, ...]]:
         """Pool the metric summands of every connected site and finalise them once."""
-        exchange = self._exchange("evaluate")
+        exchange = self._exchange("evaluate", number)
         content = request(self._enrolment.job, number, pack_arrays(arrays))
-        running = Stats()
         per_row: int = getattr(self._task, "counts_per_row", 1)
-
-        def screen(member: Member, reply: Message) -> tuple[int, None]:
-            nonlocal running
-            answer = check_evaluate(
-                reply, member.num_holdout, self._enrolment.blank, counts_per_row=per_row
-            )
-            running = running.merge(answer.stats)
-            return answer.num_examples, None
-
-        members = self._enrolment.gather()
-        for _ in exchange.replies(addressed(content, EVALUATE, members), screen):
-            pass
+        members, blank = self._enrolment.gather(), self._enrolment.blank
+        if isinstance(exchange, MaskedExchange):
+            record_of(content, CONFIG, ConfigRecord).update(exchange.named(self._strategy))
+            messages = addressed(content, EVALUATE, members)
+            running = exchange.evaluate(messages, blank or Stats(), per_row)
+        else:
+            running = pooled(exchange, addressed(content, EVALUATE, members), blank, per_row)
         answered = [r for r in exchange.records.values() if r.status == "ok"]
         wanted = self._config.sites.quorum or 1
         if len(answered) < wanted:
@@ -265,16 +271,18 @@ class RoundLoop:
             )
         return self._task.finalise(running, self._enrolment.fitted), self._by_site(exchange)
 
-    def _exchange(self, phase: str) -> Exchange:
-        return Exchange(
-            self._grid,
-            self._roster,
-            self._config.sites,
-            phase=phase,
-            refresh=self._enrolment.refresh,
-        )
+    def _exchange(self, phase: str, number: int) -> Exchange | MaskedExchange:
+        refresh, privacy = self._enrolment.refresh, self._config.privacy
 
-    def _by_site(self, exchange: Exchange) -> tuple[SiteRecord, ...]:
+        def make(sites: SitesConfig) -> Exchange:
+            return Exchange(self._grid, self._roster, sites, phase=phase, refresh=refresh)
+
+        if isinstance(privacy, SecureAggregation):
+            base = ConfigRecord({JOB: self._enrolment.job, ROUND: number})
+            return MaskedExchange(privacy, make, self._config.sites, phase, base)
+        return make(self._config.sites)
+
+    def _by_site(self, exchange: Exchange | MaskedExchange) -> tuple[SiteRecord, ...]:
         """List the records by site; a site that is not connected is named too."""
         records = dict(exchange.records)
         online = {member.name for member in self._roster.online(self._grid)}

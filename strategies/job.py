@@ -31,6 +31,8 @@ class Job:
         Finalised preprocessing; ``None`` until the fit exchange is done.
     communication : Compression
         How a training reply encodes its update.
+    secagg : bool
+        Whether training and evaluation replies leave masked only.
     """
 
     task: str
@@ -42,6 +44,7 @@ class Job:
     split_seed: int = 0
     fitted: Mapping[str, Any] | None = None
     communication: Compression = field(default_factory=Compression)
+    secagg: bool = False
     protocol: int = PROTOCOL
 
     def to_json(self) -> str:

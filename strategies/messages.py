@@ -11,6 +11,9 @@ message type           request                         reply
 ``train``              ``arrays``, ``config``          ``arrays``, ``metrics`` (num-examples ...)
 the same, compressed   the same                        ``update``; ``arrays`` (integer ones only)
 ``evaluate``           ``arrays``, ``config``          ``stats``, ``metrics`` (num-examples)
+``train``, masked      the same, and the sum's name    ``secagg`` (public keys)
+``evaluate``, masked   the same                        the same
+``query.secagg``       ``config``, ``secagg`` (stage)  ``secagg``; ``masked`` (in stage 2)
 =====================  ==============================  =========================================
 
 Training replies carry exactly one ``ArrayRecord`` and one ``MetricRecord`` with ``num-examples``,
@@ -44,6 +47,7 @@ Record = TypeVar("Record", ArrayRecord, MetricRecord, ConfigRecord)
 DESCRIBE, FIT, TRAIN, EVALUATE = "query.describe", "query.fit", "train", "evaluate"
 ARRAYS, CONFIG, METRICS, STATS, SITE = "arrays", "config", "metrics", "stats", "site"
 EXTRA, UPDATE = "extra", "update"
+MASKED_SUM, SECAGG, MASKED, VECTOR = "query.secagg", "secagg", "masked", "vector"
 JOB, ROUND, NUM_EXAMPLES, PROXIMAL_MU = "job", "server-round", "num-examples", "proximal-mu"
 NUM_TRAIN, NUM_HOLDOUT, NUM_STEPS, LOSS, EPSILON, NAME = (
     "num-train",
@@ -53,6 +57,11 @@ NUM_TRAIN, NUM_HOLDOUT, NUM_STEPS, LOSS, EPSILON, NAME = (
     "epsilon",
     "name",
 )
+
+SESSION, STAGE, WEIGHTING = "secagg-session", "secagg-stage", "secagg-weighting"
+MASK_KEY, SEAL_KEY, MASK_KEYS, SEAL_KEYS = "mask-key", "seal-key", "mask-keys", "seal-keys"
+NODES, BOXES, SHARES, THRESHOLD = "nodes", "boxes", "shares", "threshold"
+SURVIVORS, DROPPED, NUM_SITES, NUM_WORDS = "survivors", "dropped", "num-sites", "num-words"
 
 
 class Refusal(Enum):
@@ -277,7 +286,9 @@ def payload_bytes(records: RecordDict) -> int:
         if isinstance(record, ArrayRecord):
             total += sum(len(array.data) for array in record.values())
         elif isinstance(record, ConfigRecord):
-            total += sum(len(v) for v in record.values() if isinstance(v, str | bytes))
+            for value in record.values():
+                items = value if isinstance(value, list) else [value]
+                total += sum(len(item) for item in items if isinstance(item, str | bytes))
     return total
 
 

@@ -30,6 +30,7 @@ def check_combination(
     *,
     compresses: bool = False,
     max_update_norm: float | None = None,
+    num_sites: int | None = None,
 ) -> None:
     """Refuse what cannot work, or would only seem to protect.
 
@@ -39,6 +40,8 @@ def check_combination(
         Whether updates are encoded smaller than they are.
     max_update_norm : float or None
         The server's limit on a single update.
+    num_sites : int or None
+        How many sites are expected, where that is known.
 
     Raises
     ------
@@ -65,6 +68,11 @@ def check_combination(
                 f"{name} sends more than an update; privacy={kind} would leave it without noise"
             )
         return
+    if num_sites is not None and num_sites < privacy.min_sites:
+        raise ConfigError(
+            f"a masked sum needs {privacy.min_sites} sites (privacy.min_sites), there will be "
+            f"{num_sites}"
+        )
     if max_update_norm is not None:
         raise ConfigError(
             "sites.max_update_norm looks at each site's update, which privacy=secagg hides; "

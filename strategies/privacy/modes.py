@@ -129,6 +129,11 @@ class SecureAggregation:
         neighbours = self.num_neighbours
         if neighbours is not None and (type(neighbours) is not int or neighbours < 2):
             raise ConfigError(f"privacy.num_neighbours is {neighbours!r}; at least 2, or null")
+        if neighbours is not None and neighbours + 1 < self.min_sites:
+            raise ConfigError(
+                f"privacy.num_neighbours is {neighbours}; at least {self.min_sites - 1}, since "
+                f"privacy.min_sites is {self.min_sites}"
+            )
 
 
 Privacy = NoPrivacy | CentralFixed | CentralAdaptive | LocalDpSgd | SecureAggregation
