@@ -13,6 +13,7 @@ from flwr.serverapp.strategy import Strategy
 
 from strategies.growth import check_growing
 from strategies.privacy.combinations import check_combination
+from strategies.privacy.modes import NoPrivacy
 from tasks.contract import Task
 from tasks.errors import ConfigError
 from tasks.metrics.catalog import metric_info
@@ -198,13 +199,12 @@ def check_privacy(config: RunConfig, strategy: Strategy, task: Task) -> None:
 
 def check_trees(config: RunConfig, strategy: Strategy, task: Task) -> None:
     """Refuse trees and strategies that do not go together."""
-    grows = getattr(task, "grows", None)
-    privacy = config.resolved.get("privacy") or {}
+    new_trees = getattr(task, "new_trees", None)
     check_growing(
         strategy,
-        grows=grows is not None and grows(config.model),
+        num_trees=new_trees(config.model) if new_trees is not None else 0,
         model=config.model.name,
-        hidden=not str(privacy.get("_target_", "NoPrivacy")).endswith("NoPrivacy"),
+        hidden=not isinstance(config.privacy, NoPrivacy),
         max_update_norm=config.sites.max_update_norm,
     )
 

@@ -54,7 +54,7 @@ def replies_whole(strategy: Strategy) -> bool:
 def check_growing(
     strategy: Strategy,
     *,
-    grows: bool,
+    num_trees: int,
     model: str,
     hidden: bool = False,
     compresses: bool = False,
@@ -64,8 +64,8 @@ def check_growing(
 
     Parameters
     ----------
-    grows : bool
-        Whether the run's model is a ``growing.GrowingModel``.
+    num_trees : int
+        Trees that one reply adds; 0 where the run's model is no ``growing.GrowingModel``.
     model : str
         Its name.
     hidden, compresses : bool
@@ -77,17 +77,22 @@ def check_growing(
         Saying why, and what to change.
     """
     name, trees = type(strategy).__name__, isinstance(strategy, _TREES)
-    if trees and not grows:
+    if trees and not num_trees:
         raise ConfigError(
             f"{name} joins trees, and model={model} has weights; set model=xgboost, or strategy="
             "fedavg"
         )
-    if not grows:
+    if not num_trees:
         return
     if not trees:
         raise ConfigError(
             f"{name} combines weights of one shape, and model={model} has trees, which do not "
             "add up; set strategy=xgb_bagging or xgb_cyclic"
+        )
+    if type(strategy) is flower.FedXgbBagging and num_trees > 1:
+        raise ConfigError(
+            f"Flower's FedXgbBagging keeps one of the {num_trees} new trees of a reply; "
+            "set strategy=xgb_bagging"
         )
     if hidden:
         raise ConfigError(
@@ -102,24 +107,4 @@ def check_growing(
     if max_update_norm is not None:
         raise ConfigError(
             f"model={model} sends trees, which have no l2 norm; set sites.max_update_norm=null"
-        )
-
-
-def check_one_tree(strategy: Strategy, num_trees: int) -> None:
-    """Refuse Flower's own bagging where it would lose trees.
-
-    Parameters
-    ----------
-    num_trees : int
-        New trees of one reply: boosting rounds times classes (from three on).
-
-    Raises
-    ------
-    ConfigError
-        Naming the strategy that keeps them.
-    """
-    if type(strategy) is flower.FedXgbBagging and num_trees > 1:
-        raise ConfigError(
-            f"Flower's FedXgbBagging keeps one of the {num_trees} new trees of a reply; "
-            "set strategy=xgb_bagging"
         )

@@ -84,6 +84,23 @@ def joined(base: Array, parts: Iterable[Array]) -> Array:
     return base if document is None else to_array(document)
 
 
+def scaled(array: Array, factor: float) -> Array:
+    """Multiply every leaf of a booster, and so what its trees add to a prediction."""
+    document = parse(array)
+    if document is None or factor == 1.0:
+        return array
+    for tree in _model(document)["trees"]:
+        for key in ("split_conditions", "base_weights"):
+            values = zip(tree[key], tree["left_children"], strict=True)
+            tree[key] = [_shortest(v * factor) if left == -1 else v for v, left in values]
+    return to_array(document)
+
+
+def _shortest(value: float) -> float:
+    """Return the shortest number that float32 reads as this one."""
+    return float(str(np.float32(value)))
+
+
 def _model(document: Document) -> dict[str, Any]:
     model: dict[str, Any] = document["learner"]["gradient_booster"]["model"]
     return model

@@ -33,7 +33,7 @@ from tasks.metrics import (
 )
 from tasks.stats import Stats
 from tasks.tabular.boosting import NAME as TREES
-from tasks.tabular.boosting import TreeModel
+from tasks.tabular.boosting import TreeModel, num_new_trees
 from tasks.tabular.choices import check_choices
 from tasks.tabular.data import TabularData, read_site
 from tasks.tabular.encode import Encoder
@@ -97,9 +97,9 @@ class TabularTask(ABC):
         """Finalise scaler, medians, vocabularies and class counts."""
         return prepare(stats, self.schema)
 
-    def grows(self, spec: ModelSpec) -> bool:
-        """Say whether a model is a ``growing.GrowingModel``."""
-        return spec.name == TREES
+    def new_trees(self, spec: ModelSpec) -> int:
+        """Return how many trees one local training adds to a model; 0 for one with weights."""
+        return num_new_trees(spec, len(self.schema.classes)) if spec.name == TREES else 0
 
     def build(self, spec: ModelSpec, fitted: Fitted, seed: int) -> TabularModel | TreeModel:
         """Make a ``linear``, ``logistic``, ``mlp`` or ``xgboost`` model."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -52,7 +53,7 @@ class TreeModel:
         if classes:
             objective, base = ("binary:logistic", _share(encoder))
         if classes > 2:
-            objective, base = ("multi:softprob", 0.5)
+            objective, base = ("multi:softprob", 0.0)
         self.form = Form(
             objective=objective,
             num_features=len(encoder.feature_names),
@@ -67,6 +68,7 @@ class TreeModel:
             self.params["num_class"] = classes
         self._array: NDArray[np.uint8] = np.zeros(0, dtype=np.uint8)
         self._loaded: Booster | None = None
+        self._checked = b""
 
     def arrays(self) -> Arrays:
         """Return the booster's bytes (a copy, shape (bytes,), uint8)."""
@@ -85,10 +87,12 @@ class TreeModel:
             return
         if array.nbytes > MAX_BYTES:
             raise ReplyError(f"the booster has {array.nbytes:,} bytes, more than {MAX_BYTES:,}")
-        document = boosters.parse(array)
-        if document is not None:
-            check_booster(document, self.form)
-        self._array, self._loaded = array.copy(), None
+        text = array.tobytes()
+        if text != self._checked:  # in a simulation every site receives the same
+            document = boosters.parse(array)
+            if document is not None:
+                check_booster(document, self.form)
+        self._array, self._loaded, self._checked = array.copy(), None, text
 
     def most_bytes(self, sent: Arrays) -> int:
         """Return how large a reply to ``sent`` may be."""
@@ -162,7 +166,7 @@ class TreeModel:
             xgb_model=bytearray(self._array.tobytes()) if self._array.size else None,
         )
         raw = bytes(booster.save_raw(raw_format="json"))
-        self._array, self._loaded = np.frombuffer(raw, dtype=np.uint8), None
+        self._array, self._loaded = np.frombuffer(raw, dtype=np.uint8), booster
 
     def _booster(self) -> Booster | None:
         if self._loaded is None and self._array.size:
@@ -178,7 +182,7 @@ class TreeModel:
         shape = (len(inputs), groups) if groups > 1 else (len(inputs),)
         if booster is None or not len(inputs):
             base = self.form.base_score
-            logit = math.log(base / (1 - base)) if self.encoder.classes else base
+            logit = math.log(base / (1 - base)) if len(self.encoder.classes) == 2 else base
             return np.full(shape, logit, dtype=np.float32)
         from xgboost import DMatrix
 
@@ -205,11 +209,15 @@ def build_trees(spec: ModelSpec, encoder: Encoder) -> TreeModel:
         kinds = (int,) if isinstance(default, int) else (int, float)
         if type(value) not in kinds or not accepts(value):
             raise ConfigError(f"model.params.{key} is {value!r}; expected {wanted}")
-    try:
-        import xgboost  # noqa: F401
-    except ImportError:
-        raise ConfigError("model=xgboost needs XGBoost: pip install 'fedleague[xgboost]'") from None
+    if find_spec("xgboost") is None:
+        raise ConfigError("model=xgboost needs XGBoost: pip install 'fedleague[xgboost]'")
     return TreeModel(encoder, params)
+
+
+def num_new_trees(spec: ModelSpec, classes: int) -> int:
+    """Return how many trees a local training adds: one per round, or per round and class."""
+    rounds = int(spec.params.get("num_local_round", _PARAMS["num_local_round"][0]))
+    return rounds * (classes if classes > 2 else 1)
 
 
 def _only(arrays: Arrays) -> NDArray[np.uint8]:
@@ -237,7 +245,7 @@ def _mean(encoder: Encoder) -> float:
 
 _Accepts = Callable[[Any], bool]
 _PARAMS: dict[str, tuple[int | float, _Accepts, str]] = {
-    "max_depth": (4, lambda v: 1 <= v <= 12, "a whole number from 1 to 12"),
+    "max_depth": (3, lambda v: 1 <= v <= 12, "a whole number from 1 to 12"),
     "eta": (0.1, lambda v: 0 < v <= 1, "above 0 and up to 1"),
     "subsample": (1.0, lambda v: 0 < v <= 1, "above 0 and up to 1"),
     "colsample_bytree": (1.0, lambda v: 0 < v <= 1, "above 0 and up to 1"),
