@@ -9,6 +9,7 @@ without its settings file, telemetry, downloads or changes to the process.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import sys
@@ -37,6 +38,8 @@ DEFAULTS: dict[str, Any] = {"config": "yolo11n.yaml", "depth": None, "width": No
 HEADS = ("Detect", "v10Detect")
 GAINS = SimpleNamespace(box=7.5, cls=0.5, dfl=1.5, epochs=1)
 """Weights of the loss's three terms, ultralytics' defaults."""
+FIRST_REACH = 2.0
+"""Cells of the map from a place to each side of the first box there."""
 _NAME = re.compile(r"(yolov?\d+)([a-z]?)((?:-[a-z0-9]+)*)\.yaml")
 _QUIET = {"YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false", "YOLO_VERBOSE": "false"}
 
@@ -109,9 +112,26 @@ def build_yolo(params: Mapping[str, Any], schema: DetectionSchema) -> YoloNetwor
             f"usecase.image_size is {schema.image_size}; {params['config']} needs a multiple of "
             f"{stride} from {2 * stride}"
         )
+    _start_with_small_boxes(module.model[-1])
     module.args = GAINS
     module.end2end = False  # detections are suppressed by the use case's settings, not by a head
     return YoloNetwork(module, schema)
+
+
+def _start_with_small_boxes(head: Any) -> None:
+    """Let the first boxes reach two cells to each side, instead of seven and a half.
+
+    ultralytics' loss assigns no target where a predicted box hardly overlaps the object, so that
+    from random weights objects far smaller than the first boxes are learned late or never. Boxes
+    of 32, 64 and 128 pixels, by map, are near to most objects.
+    """
+    if head.reg_max == 1:  # YOLO26 predicts distances, not their distribution
+        return
+    steps = math.log(FIRST_REACH / (1 + FIRST_REACH)) * torch.arange(head.reg_max)
+    for name in ("cv2", "one2one_cv2"):
+        for branch in getattr(head, name, None) or ():
+            with torch.no_grad():
+                branch[-1].bias.copy_(steps.repeat(4))
 
 
 def read_checkpoint(path: Path) -> dict[str, torch.Tensor]:

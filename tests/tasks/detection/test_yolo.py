@@ -70,7 +70,7 @@ class TestYolo(TaskContract):
 
     def test_a_strong_proximal_term_keeps_weights_near_the_anchor(self, task, model, sites):
         start, found = model.arrays(), []
-        config = TrainConfig(lr=0.01, local_epochs=2)
+        config = TrainConfig(lr=0.01, batch_size=8, local_epochs=8)
         for mu in (0.0, 50.0):
             model.load(start)
             objective = LocalObjective(proximal_mu=mu, anchor=start)
