@@ -205,6 +205,7 @@ def check_trees(config: RunConfig, strategy: Strategy, task: Task) -> None:
         num_trees=new_trees(config.model) if new_trees is not None else 0,
         model=config.model.name,
         hidden=not isinstance(config.privacy, NoPrivacy),
+        compresses=config.communication.is_active,
         max_update_norm=config.sites.max_update_norm,
     )
 

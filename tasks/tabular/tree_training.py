@@ -28,12 +28,14 @@ def train_trees(
     Raises
     ------
     ConfigError
-        If the strategy changes a gradient, which trees do not follow.
+        If the strategy changes a gradient, which trees do not follow, or privacy is asked for.
     DivergedError
         If the loss is not finite.
     """
     if objective != LocalObjective():
         raise ConfigError("trees follow no gradient: choose strategy=xgb_bagging or xgb_cyclic")
+    if config.dp is not None:
+        raise ConfigError("trees cannot be trained with differential privacy: set model=mlp")
     weights = _row_weights(model.encoder, data, config)
     model.boost(data, weights, seed)
     loss = _loss(model.outputs(data.inputs), data.targets.numpy(), weights)

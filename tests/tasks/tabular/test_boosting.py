@@ -11,7 +11,7 @@ import pytest
 
 from tasks import boosters
 from tasks.booster_form import check_booster
-from tasks.contract import DataSource, LocalObjective, ModelSpec, Partition, TrainConfig
+from tasks.contract import DataSource, DpSgd, LocalObjective, ModelSpec, Partition, TrainConfig
 from tasks.errors import ConfigError, ReplyError
 from tasks.growing import GrowingModel
 from tasks.registry import load_task
@@ -253,6 +253,8 @@ def test_gradients_are_refused(binary):
         binary.task.train(
             binary.model(), binary.sites[0], CONFIG, LocalObjective(proximal_mu=1.0), 0
         )
+    with pytest.raises(ConfigError, match="differential privacy"):
+        binary.train(binary.model(), config=TrainConfig(dp=DpSgd(1.0, 1.0, 1e-5)))
     with pytest.raises(ConfigError, match=r"train\.loss=auto"):
         binary.task.check(SPEC, TrainConfig(loss="focal"))
 
