@@ -10,12 +10,15 @@ import pytest
 import torch
 from PIL import Image
 
+from fl_client.check import check_site_file
+from strategies.messages import Job
 from tasks.contract import LocalObjective, ModelSpec, TrainConfig
 from tasks.detection.data import DetectionData
 from tasks.errors import ConfigError, DivergedError, SchemaError
 from tasks.stats import Stats
 from tests.contracts.task_contract import NONE, TaskContract, assert_same
 from tests.tasks.detection.shapes import (
+    SCHEMA,
     TINY,
     shape_sources,
     shape_task,
@@ -207,6 +210,16 @@ def test_predictions_for_other_inputs(task, site, kind):
     found = task.predict(task.build(FCOS, {}, 0), path)
     assert len(found) == (1 if kind == "one" else 4)
     assert (found.content["images"][0]["width"], found.content["images"][0]["height"]) == (100, 80)
+
+
+def test_operator_sees_the_sites_own_pictures_and_nobody_else(shapes, tmp_path):
+    (tmp_path / "site.yaml").write_text(f"name: a\ndata: {{train: {shapes}}}\n")
+    sheet = tmp_path / "sheet.png"
+    job = Job("object_detection", SCHEMA, FCOS, TrainConfig())
+    report = check_site_file(tmp_path / "site.yaml", job.to_json(), sheet)
+    assert report.num_train + report.num_holdout == 48
+    assert sheet.stat().st_mode & 0o777 == 0o600
+    assert sheet.read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.slow
