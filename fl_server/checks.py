@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Check = Callable[[str, Any], Any]
 """(key, value) -> value; raises ConfigError naming the key."""
 _SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_KINDS = ("classification", "regression", "detection")
+_KINDS = ("classification", "regression", "detection", "segmentation")
 
 
 def whole(least: int = 0, most: int | None = None) -> Check:

@@ -27,9 +27,7 @@ def write_sites(usecase: str, overrides: list[str], out: Path) -> list[Path]:
     config = compose_overrides([f"usecase={usecase}", *overrides])
     if config.usecase.task not in TABULAR:
         raise ConfigError(f"use case '{usecase}' is not tabular; its sites cannot be exported")
-    schema = TabularSchema.from_mapping(
-        config.schema, classification=TABULAR[config.usecase.task]
-    )
+    schema = TabularSchema.from_mapping(config.schema, classification=TABULAR[config.usecase.task])
     folders = []
     for site in config.site_data:
         folder = out / str(site["name"])

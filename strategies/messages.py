@@ -165,7 +165,6 @@ class TrainReply:
                 metrics[key] = value
         return RecordDict({ARRAYS: pack_arrays(self.arrays), METRICS: metrics})
 
-
     def to_compressed(self, update: Arrays) -> RecordDict:
         """Encode for the wire, with an encoded update in place of the floating weights."""
         whole = {name: a for name, a in self.arrays.items() if a.dtype.kind != "f"}
