@@ -19,7 +19,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) install -c constraints.txt -e '.[dev,privacy,ray,yolo,postgresql]'
+	$(PIP) install -c constraints.txt -e '.[dev,privacy,ray,yolo,xgboost,postgresql]'
 	@touch $@ $(VENV)/.installed
 
 install: $(VENV)/.installed  ## make the virtual environment and install fedleague

@@ -49,7 +49,7 @@ def test_one_site_fedavg_equals_plain_pytorch_bit_for_bit(compose, csv_sites):
     execute(InProcessGrid(start.site_data), start)
     execute(InProcessGrid(config.site_data), config)
 
-    task, (site,), encoder = _setup(config)
+    _, (site,), encoder = _setup(config)
     inputs, targets = site.tensors(encoder, "train")
     weights = load_file(start.folder / "model.safetensors")
     network = torch.nn.Sequential(
