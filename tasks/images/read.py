@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import os
 import struct
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -113,6 +114,19 @@ def inspect_image(path: Path, max_pixels: int = MAX_PIXELS) -> ImageFacts:
 
 @contextmanager
 def _opened(path: Path, max_pixels: int) -> Iterator[Image.Image]:
+    """Open without Pillow's remarks on damaged metadata: a fault is an error, the rest is fine."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        try:
+            with _opened_file(path, max_pixels) as picture:
+                yield picture
+        except (TypeError, KeyError, ValueError, OverflowError) as error:
+            # Pillow lets these escape from damaged TIFF tags
+            raise BadImageError("unreadable", path, _reason(error)) from None
+
+
+@contextmanager
+def _opened_file(path: Path, max_pixels: int) -> Iterator[Image.Image]:
     """Open a picture, check what its header says, and close the file in any case."""
     with ExitStack() as stack:
         try:
