@@ -21,7 +21,7 @@ from rich.table import Table
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 # a script's folder comes first, where strategies.py would hide the package of that name
-sys.path[:] = [*(path for path in sys.path if Path(path).resolve() != HERE), str(HERE)]
+sys.path[:] = [p for p in sys.path if Path(p).resolve() != HERE] + [str(HERE.parent), str(HERE)]
 QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
