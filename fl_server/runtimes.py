@@ -113,7 +113,11 @@ def _ray(config: RunConfig) -> Outcome:
         num_supernodes=len(config.site_data),
         backend_config={
             "client_resources": resources,
-            "init_args": {"include_dashboard": False, "logging_level": "ERROR"},
+            "init_args": {
+                "include_dashboard": False,
+                "logging_level": "ERROR",
+                "log_to_driver": False,
+            },
         },
     )
     if failures:
