@@ -1,6 +1,6 @@
 """Federated YOLO over three sites with real boxes beside central training on the pooled pictures.
 
-    python benchmarks/detection.py --rounds 30 --size 224
+    python benchmarks/detection.py --rounds 20 --size 256
 
 Both sides see the same pictures (BCCD, needs ../shared/data/bccd or FEDLEAGUE_DATA), the same
 random initial weights, batch size, optimiser, learning rate and augmentation, and take the same
@@ -48,7 +48,7 @@ def main() -> None:
     }
     with ThreadPoolExecutor(2) as pool:  # each side computes on one core
         sides = pool.map(lambda side: run_side(__file__, side, options), SIDES)
-        rows = [{**row, **options} for row in sides]
+        rows = [{**options, **row} for row in sides]
     show("YOLO11n on blood cells, three sites", COLUMNS, rows[:2])
     if rows[1]["map50"]:
         ratio = rows[0]["map50"] / rows[1]["map50"]
@@ -59,9 +59,9 @@ def main() -> None:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--epochs", type=int, default=2, help="local epochs in each round")
-    parser.add_argument("--size", type=int, default=224, help="side of the square, pixels")
+    parser.add_argument("--size", type=int, default=256, help="side of the square, pixels")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--lr", type=float, default=0.001)
     parser.add_argument("--seed", type=int, default=0)
@@ -166,7 +166,7 @@ def client(arguments: argparse.Namespace) -> dict[str, Any]:
     outcome = task.train(model, sites[0], settings, LocalObjective(), 0)
     task.evaluate(model, sites[0])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"steps": outcome.num_steps, "peak_rss_mb": peak}
+    return {"steps": outcome.num_steps, "size": 320, "batch": 16, "peak_rss_mb": peak}
 
 
 def chosen(scores: dict[str, float]) -> dict[str, float]:
