@@ -8,7 +8,7 @@ picture once, to find bad files before the first round instead of in the seventh
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -23,55 +23,20 @@ from tasks.detection.schema import DetectionSchema
 from tasks.detection.voc import is_voc, read_voc
 from tasks.detection.yolo import has_val, is_yolo, read_yolo
 from tasks.errors import ConfigError, DataError, SchemaError
+from tasks.images.pool import DATASET, Pool, require_two, stamp, usable
 from tasks.images.report import ImageReport
 from tasks.partition import partition_rows
+from tasks.site_splits import SiteSplits
 from tasks.tabular.data import split_rows
 
-DATASET = "dataset:"
 TASK = "object_detection"
 
 
-class DetectionData:
+class DetectionData(SiteSplits[Sequence[DetectionItem]]):
     """A site's training and holdout pictures (``contract.SiteData``).
 
     ``train`` and ``holdout`` are sequences of ``DetectionItem``.
     """
-
-    def __init__(
-        self,
-        name: str,
-        train: Sequence[DetectionItem],
-        holdout: Sequence[DetectionItem],
-        notes: Sequence[str],
-    ) -> None:
-        self.name = name
-        self.train = train
-        self.holdout = holdout
-        self._notes = tuple(notes)
-
-    @property
-    def num_train(self) -> int:
-        """Number of training pictures."""
-        return len(self.train)
-
-    @property
-    def num_holdout(self) -> int:
-        """Number of held-out pictures."""
-        return len(self.holdout)
-
-    @property
-    def notes(self) -> list[str]:
-        """What the site's operator should know; never leaves the site."""
-        return list(self._notes)
-
-
-@dataclass(frozen=True)
-class _Pool:
-    """Every usable picture of one source."""
-
-    items: tuple[DetectionItem, ...]
-    notes: tuple[str, ...]
-    ordered: bool = False
 
 
 def read_site(source: DataSource, split_seed: int, schema: DetectionSchema) -> DetectionData:
@@ -99,14 +64,11 @@ def read_site(source: DataSource, split_seed: int, schema: DetectionSchema) -> D
         if both:
             notes.append(f"{len(both)} pictures are in training and holdout ({min(both)}, ...)")
     else:
-        if len(pool.items) < 2:
-            raise DataError(
-                f"{source.train}: site '{source.name}' has one picture; it needs at least 2"
-            )
+        require_two(pool, source.train, source.name)
         seed = split_seed if source.split_seed is None else source.split_seed
         kept, out = _split(pool, len(schema.classes), source.holdout_fraction, seed)
-        train = tuple(pool.items[i] for i in kept)
-        holdout = tuple(pool.items[i] for i in out)
+        train = pool.take(kept)
+        holdout = pool.take(out)
     return DetectionData(source.name, train, holdout, notes + _class_notes(train, schema))
 
 
@@ -128,7 +90,7 @@ def picture_kinds(items: Sequence[DetectionItem], num_classes: int) -> NDArray[n
 
 
 def _split(
-    pool: _Pool, num_classes: int, fraction: float, seed: int
+    pool: Pool[DetectionItem], num_classes: int, fraction: float, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     size = len(pool.items)
     if pool.ordered and 0 < fraction < 1:
@@ -140,7 +102,7 @@ def _split(
     return split_rows(size, kinds, fraction, seed)
 
 
-def _holdout(source: DataSource, schema: DetectionSchema) -> _Pool | None:
+def _holdout(source: DataSource, schema: DetectionSchema) -> Pool[DetectionItem] | None:
     if source.holdout is not None:
         return _read(source, source.holdout, schema)
     path = Path(source.train)
@@ -149,34 +111,29 @@ def _holdout(source: DataSource, schema: DetectionSchema) -> _Pool | None:
     return None
 
 
-def _read(source: DataSource, name: str, schema: DetectionSchema, split: str = "train") -> _Pool:
+def _read(
+    source: DataSource, name: str, schema: DetectionSchema, split: str = "train"
+) -> Pool[DetectionItem]:
     if source.partition is None:
         return _pool(name, schema, split)
-    pool = _shared_pool(name, _stamp(name), schema, split)
+    pool = _shared_pool(name, stamp(name), schema, split)
     rows = _cut(pool, name, source.partition, len(schema.classes))
-    return _Pool(tuple(pool.items[i] for i in rows), pool.notes, pool.ordered)
+    return replace(pool, items=pool.take(rows))
 
 
 @lru_cache(maxsize=4)
-def _shared_pool(name: str, stamp: object, schema: DetectionSchema, split: str) -> _Pool:
+def _shared_pool(
+    name: str, changed: object, schema: DetectionSchema, split: str
+) -> Pool[DetectionItem]:
     """Read pictures that many simulated sites are cut from, once per process."""
     return _pool(name, schema, split)
 
 
-def _stamp(name: str) -> object:
-    path = Path(name)
-    return None if name.startswith(DATASET) or not path.exists() else path.stat().st_mtime_ns
-
-
-def _pool(name: str, schema: DetectionSchema, split: str) -> _Pool:
+def _pool(name: str, schema: DetectionSchema, split: str) -> Pool[DetectionItem]:
     report = ImageReport(schema.on_bad)
     records, ordered = _open(name, schema, split, report)
     found = (checked_item(raw, schema, report) for raw in records)
-    items = tuple(item for item in found if item is not None)
-    report.check(name)
-    if not items:
-        raise DataError(f"{name}: no usable picture; {'; '.join(report.notes()) or 'add some'}")
-    return _Pool(items, tuple(report.notes()), ordered)
+    return usable(name, found, report, ordered=ordered)
 
 
 def _open(
@@ -202,7 +159,9 @@ def _open(
     )
 
 
-def _cut(pool: _Pool, name: str, partition: Partition, num_classes: int) -> NDArray[np.int64]:
+def _cut(
+    pool: Pool[DetectionItem], name: str, partition: Partition, num_classes: int
+) -> NDArray[np.int64]:
     column = None
     if partition.column is not None and partition.kind == "column":
         known = sorted({key for item in pool.items for key in item.groups})

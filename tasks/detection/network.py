@@ -16,13 +16,14 @@ from tasks.contract import Arrays
 from tasks.detection.augment import Augment
 from tasks.detection.pixels import Target, squares
 from tasks.detection.schema import DetectionSchema
-from tasks.errors import DivergedError, ReplyError
+from tasks.errors import DivergedError
+from tasks.images.norms import named_statistics
 from tasks.metrics.detection import Detections
 from tasks.torch_layers import NORMS
+from tasks.weight_forms import require_form, require_names
 
 SCORE_FLOOR = 0.001
 """Least score of a detection that counts at all: average precision needs the low ones too."""
-STATISTICS = ("running_mean", "running_var")
 
 Found = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 """Boxes (n, 4) in the square, scores (n,), labels (n,), by falling score."""
@@ -70,7 +71,7 @@ class DetectionModel:
         named = {n: p for n, p in self.module.named_parameters() if p.requires_grad}
         self.parameters = list(named.values())
         self._views = {n: p.detach().numpy() for n, p in named.items()}
-        self._views |= {n: b.numpy() for n, b in _statistics(self.module)}
+        self._views |= {n: b.numpy() for n, b in named_statistics(self.module)}
         self.module.eval()
 
     @property
@@ -96,19 +97,9 @@ class DetectionModel:
 
     def check(self, arrays: Arrays) -> None:
         """Raise ReplyError unless names, shapes and dtypes are those of the weights."""
-        if arrays.keys() != self._views.keys():
-            wrong = sorted(arrays.keys() ^ self._views.keys())
-            raise ReplyError(
-                f"{len(wrong)} weights are missing or surplus ({', '.join(wrong[:3])}, ...); "
-                "use the architecture and classes of the use case"
-            )
+        require_names(arrays, self._views)
         for name, view in self._views.items():
-            array = arrays[name]
-            if array.shape != view.shape or array.dtype != view.dtype:
-                raise ReplyError(
-                    f"weight '{name}' is {array.dtype}{list(array.shape)}, "
-                    f"expected {view.dtype}{list(view.shape)}"
-                )
+            require_form(name, arrays[name], view.shape, view.dtype)
 
     def layer_kinds(self) -> dict[str, str]:
         """Return each weight's kind: ``norm``, ``head`` or ``body``."""
@@ -144,15 +135,6 @@ def require_finite(*tensors: torch.Tensor) -> None:
         raise DivergedError(
             "the model's boxes or scores are not finite; lower train.lr or set train.grad_clip"
         )
-
-
-def _statistics(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    for prefix, layer in module.named_modules():
-        if isinstance(layer, _NormBase):
-            for name in STATISTICS:
-                buffer = getattr(layer, name, None)
-                if buffer is not None:
-                    yield f"{prefix}.{name}" if prefix else name, buffer
 
 
 @contextmanager

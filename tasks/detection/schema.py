@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from tasks.errors import ConfigError
+from tasks.images.checks import number
 from tasks.images.read import MAX_PIXELS
 from tasks.images.report import POLICIES
 
@@ -99,15 +100,6 @@ def _aliases(value: Any, classes: tuple[str, ...]) -> tuple[tuple[str, str | Non
     return tuple((str(name), target) for name, target in value.items())
 
 
-def _number(low: float, high: float, *, whole: bool) -> Any:
-    def check(key: str, value: Any) -> None:
-        number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
-        if not number or not low <= value <= high:
-            raise ConfigError(f"{key} is {value!r}; expected {low:g} to {high:g}")
-
-    return check
-
-
 def _one_of(*options: Any) -> Any:
     def check(key: str, value: Any) -> None:
         if value not in options:
@@ -117,11 +109,11 @@ def _one_of(*options: Any) -> Any:
 
 
 _CHECKS = {
-    "image_size": _number(32, 4096, whole=True),
+    "image_size": number(32, 4096, whole=True),
     "letterbox": _one_of(True, False),
-    "score_threshold": _number(0, 1, whole=False),
-    "nms_iou": _number(0.01, 1, whole=False),
-    "max_detections": _number(1, 300, whole=True),
+    "score_threshold": number(0, 1, whole=False),
+    "nms_iou": number(0.01, 1, whole=False),
+    "max_detections": number(1, 300, whole=True),
     "on_bad": _one_of(*POLICIES),
-    "max_pixels": _number(1, MAX_PIXELS * 16, whole=True),
+    "max_pixels": number(1, MAX_PIXELS * 16, whole=True),
 }

@@ -7,7 +7,7 @@ bad ones before the first round instead of in the seventh.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from tasks.contract import Array, DataSource
 from tasks.datasets.images import load_image_dataset
-from tasks.errors import ConfigError, DataError, SchemaError
+from tasks.errors import ConfigError, SchemaError
 from tasks.image_classification.pictures import (
     HOLDOUT,
     TRAIN,
@@ -27,14 +27,15 @@ from tasks.image_classification.pictures import (
 from tasks.image_classification.schema import ImageSchema
 from tasks.images.loader import PixelLoader
 from tasks.images.pixels import Geometry
+from tasks.images.pool import DATASET, Pool, require_two, stamp, usable
 from tasks.images.read import BadImageError
 from tasks.images.refs import ImageRef
 from tasks.images.report import ImageReport
 from tasks.partition import partition_rows
+from tasks.site_splits import SiteSplits
 from tasks.tabular.data import split_rows
 from tasks.tabular.schema import quoted, suggest
 
-DATASET = "dataset:"
 TASK = "image_classification"
 
 
@@ -67,31 +68,14 @@ class Split:
         return self._loaders[geometry]
 
 
-class ImageData:
+class ImageData(SiteSplits[Split]):
     """A site's training and holdout pictures (``contract.SiteData``)."""
 
     def __init__(
         self, name: str, splits: tuple[Split, Split], notes: Sequence[str], schema: ImageSchema
     ) -> None:
-        self.name = name
-        self.train, self.holdout = splits
-        self._notes = tuple(notes)
+        super().__init__(name, *splits, notes)
         self._schema = schema
-
-    @property
-    def num_train(self) -> int:
-        """Number of training pictures."""
-        return len(self.train)
-
-    @property
-    def num_holdout(self) -> int:
-        """Number of held-out pictures."""
-        return len(self.holdout)
-
-    @property
-    def notes(self) -> list[str]:
-        """What the site's operator should know; never leaves the site."""
-        return list(self._notes)
 
     @property
     def subgroup_rows(self) -> dict[str, int]:
@@ -108,14 +92,6 @@ class ImageData:
                 values = _column(self.holdout.pictures, str(group.column))
                 found[group.name] = np.isin(values.astype(str), group.values)
         return found
-
-
-@dataclass(frozen=True)
-class _Pool:
-    """Every usable picture of one source."""
-
-    pictures: tuple[Picture, ...]
-    notes: tuple[str, ...]
 
 
 def read_site(source: DataSource, split_seed: int, schema: ImageSchema) -> ImageData:
@@ -135,25 +111,22 @@ def read_site(source: DataSource, split_seed: int, schema: ImageSchema) -> Image
     notes = list(pool.notes)
     held = _holdout(source, schema)
     if held is not None:
-        train, holdout = Split(pool.pictures), Split(held.pictures)
+        train, holdout = Split(pool.items), Split(held.items)
         notes += [f"holdout: {note}" for note in held.notes]
-        both = {p.image.name for p in pool.pictures} & {p.image.name for p in held.pictures}
+        both = {p.image.name for p in pool.items} & {p.image.name for p in held.items}
         if both:
             notes.append(f"{len(both)} pictures are in training and holdout ({min(both)}, ...)")
     else:
-        if len(pool.pictures) < 2:
-            raise DataError(
-                f"{source.train}: site '{source.name}' has one picture; it needs at least 2"
-            )
+        require_two(pool, source.train, source.name)
         seed = split_seed if source.split_seed is None else source.split_seed
-        labels = Split(pool.pictures).labels
+        labels = Split(pool.items).labels
         kept, out = split_rows(len(labels), labels, source.holdout_fraction, seed)
-        train = Split(tuple(pool.pictures[i] for i in kept))
-        holdout = Split(tuple(pool.pictures[i] for i in out))
+        train = Split(pool.take(kept))
+        holdout = Split(pool.take(out))
     return ImageData(source.name, (train, holdout), notes + _class_notes(train, schema), schema)
 
 
-def _holdout(source: DataSource, schema: ImageSchema) -> _Pool | None:
+def _holdout(source: DataSource, schema: ImageSchema) -> Pool[Picture] | None:
     if source.holdout is not None:
         return _read(source, source.holdout, schema, HOLDOUT)
     if not source.train.startswith(DATASET) and has_holdout(Path(source.train), schema):
@@ -161,37 +134,28 @@ def _holdout(source: DataSource, schema: ImageSchema) -> _Pool | None:
     return None
 
 
-def _read(source: DataSource, name: str, schema: ImageSchema, split: str) -> _Pool:
+def _read(source: DataSource, name: str, schema: ImageSchema, split: str) -> Pool[Picture]:
     if source.partition is None:
         return _pool(name, schema, split)
-    pool = _shared_pool(name, _stamp(name), schema, split)
+    pool = _shared_pool(name, stamp(name), schema, split)
     column = None
     if source.partition.kind == "column" and source.partition.column is not None:
-        column = _column(pool.pictures, source.partition.column)
-    labels = Split(pool.pictures).labels
+        column = _column(pool.items, source.partition.column)
+    labels = Split(pool.items).labels
     rows = partition_rows(labels, column, source.partition)
-    return _Pool(tuple(pool.pictures[i] for i in rows), pool.notes)
+    return replace(pool, items=pool.take(rows))
 
 
 @lru_cache(maxsize=4)
-def _shared_pool(name: str, stamp: object, schema: ImageSchema, split: str) -> _Pool:
+def _shared_pool(name: str, changed: object, schema: ImageSchema, split: str) -> Pool[Picture]:
     """Read pictures that many simulated sites are cut from, once per process."""
     return _pool(name, schema, split)
 
 
-def _stamp(name: str) -> object:
-    path = Path(name)
-    return None if name.startswith(DATASET) or not path.exists() else path.stat().st_mtime_ns
-
-
-def _pool(name: str, schema: ImageSchema, split: str) -> _Pool:
+def _pool(name: str, schema: ImageSchema, split: str) -> Pool[Picture]:
     report = ImageReport(schema.on_bad)
     found = (_checked(raw, schema, report) for raw in _open(name, schema, split, report))
-    pictures = tuple(picture for picture in found if picture is not None)
-    report.check(name)
-    if not pictures:
-        raise DataError(f"{name}: no usable picture; {'; '.join(report.notes()) or 'add some'}")
-    return _Pool(pictures, tuple(report.notes()))
+    return usable(name, found, report)
 
 
 def _open(name: str, schema: ImageSchema, split: str, report: ImageReport) -> Iterable[RawPicture]:

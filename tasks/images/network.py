@@ -9,9 +9,12 @@ import torch
 from torch import nn
 
 from tasks.contract import Arrays
-from tasks.errors import ConfigError, ReplyError
+from tasks.errors import ConfigError
 from tasks.images.norms import named_statistics, use_running_statistics
 from tasks.torch_layers import layer_kinds
+from tasks.weight_forms import require_form, require_names
+
+FLOAT32 = np.dtype(np.float32)
 
 
 class ImageNetwork:
@@ -50,19 +53,9 @@ class ImageNetwork:
 
     def check(self, arrays: Arrays) -> None:
         """Raise ReplyError unless names, shapes and dtypes are those of the weights."""
-        if arrays.keys() != self._state.keys():
-            wrong = sorted(arrays.keys() ^ self._state.keys())
-            raise ReplyError(
-                f"{len(wrong)} weights are missing or surplus ({', '.join(wrong[:3])}, ...); "
-                "use the architecture and classes of the use case"
-            )
+        require_names(arrays, self._state)
         for name, tensor in self._state.items():
-            array, shape = arrays[name], tuple(tensor.shape)
-            if array.shape != shape or array.dtype != np.float32:
-                raise ReplyError(
-                    f"weight '{name}' is {array.dtype}{list(array.shape)}, "
-                    f"expected float32{list(shape)}"
-                )
+            require_form(name, arrays[name], tuple(tensor.shape), FLOAT32)
 
     def layer_kinds(self) -> dict[str, str]:
         """Return each weight's kind: ``norm``, ``head`` or ``body``."""

@@ -8,7 +8,7 @@ stem; with ``train/`` in it, training pictures are read from there and held out 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from tasks.errors import ConfigError, DataError, SchemaError
 from tasks.images.augment import IGNORED
 from tasks.images.loader import PixelLoader
 from tasks.images.pixels import Geometry
+from tasks.images.pool import DATASET, Pool, require_two, stamp, usable
 from tasks.images.read import SUFFIXES, BadImageError
 from tasks.images.refs import FileImage, ImageRef
 from tasks.images.report import ImageReport
@@ -29,10 +30,10 @@ from tasks.partition import partition_rows
 from tasks.segmentation import masks
 from tasks.segmentation.masks import BadMaskError, FileMask, MaskRef, class_counts
 from tasks.segmentation.schema import SegmentationSchema
+from tasks.site_splits import SiteSplits
 from tasks.tabular.data import split_rows
 from tasks.tabular.schema import quoted, suggest
 
-DATASET = "dataset:"
 TASK = "semantic_segmentation"
 
 
@@ -90,37 +91,8 @@ class Split:
         return self._loaders[geometry]
 
 
-class SegmentationData:
-    """A site's training and holdout pictures (``contract.SiteData``)."""
-
-    def __init__(self, name: str, train: Split, holdout: Split, notes: Sequence[str]) -> None:
-        self.name = name
-        self.train = train
-        self.holdout = holdout
-        self._notes = tuple(notes)
-
-    @property
-    def num_train(self) -> int:
-        """Number of training pictures."""
-        return len(self.train)
-
-    @property
-    def num_holdout(self) -> int:
-        """Number of held-out pictures."""
-        return len(self.holdout)
-
-    @property
-    def notes(self) -> list[str]:
-        """What the site's operator should know; never leaves the site."""
-        return list(self._notes)
-
-
-@dataclass(frozen=True)
-class _Pool:
-    """Every usable picture of one source."""
-
-    scenes: tuple[Scene, ...]
-    notes: tuple[str, ...]
+class SegmentationData(SiteSplits[Split]):
+    """A site's training and holdout pictures with their masks."""
 
 
 def read_site(source: DataSource, split_seed: int, schema: SegmentationSchema) -> SegmentationData:
@@ -137,20 +109,17 @@ def read_site(source: DataSource, split_seed: int, schema: SegmentationSchema) -
     notes = list(pool.notes)
     held = _holdout(source, schema)
     if held is not None:
-        train, holdout = pool.scenes, held.scenes
+        train, holdout = pool.items, held.items
         notes += [f"holdout: {note}" for note in held.notes]
     else:
-        if len(pool.scenes) < 2:
-            raise DataError(
-                f"{source.train}: site '{source.name}' has one picture; it needs at least 2"
-            )
+        require_two(pool, source.train, source.name)
         seed = split_seed if source.split_seed is None else source.split_seed
-        kinds = scene_kinds(pool.scenes)
+        kinds = scene_kinds(pool.items)
         rare = np.bincount(kinds) == 1
         kinds[rare[kinds]] = len(rare)  # kinds of one picture are shared out together
         kept, out = split_rows(len(kinds), kinds, source.holdout_fraction, seed)
-        train = tuple(pool.scenes[i] for i in kept)
-        holdout = tuple(pool.scenes[i] for i in out)
+        train = pool.take(kept)
+        holdout = pool.take(out)
     counts = Split(train).counts().sum(axis=0)
     absent = [name for name, count in zip(schema.classes, counts, strict=True) if not count]
     if absent:
@@ -169,7 +138,7 @@ def picture_files(root: Path) -> list[Path]:
     return sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES)
 
 
-def _holdout(source: DataSource, schema: SegmentationSchema) -> _Pool | None:
+def _holdout(source: DataSource, schema: SegmentationSchema) -> Pool[Scene] | None:
     if source.holdout is not None:
         return _read(source, source.holdout, schema, holdout=True)
     path = Path(source.train)
@@ -179,36 +148,31 @@ def _holdout(source: DataSource, schema: SegmentationSchema) -> _Pool | None:
     return None
 
 
-def _read(source: DataSource, name: str, schema: SegmentationSchema, *, holdout: bool) -> _Pool:
+def _read(
+    source: DataSource, name: str, schema: SegmentationSchema, *, holdout: bool
+) -> Pool[Scene]:
     if source.partition is None:
         return _pool(name, schema, holdout)
-    pool = _shared_pool(name, _stamp(name), schema, holdout)
+    pool = _shared_pool(name, stamp(name), schema, holdout)
     column = None
     if source.partition.kind == "column" and source.partition.column is not None:
-        column = _column(pool.scenes, source.partition.column)
-    rows = partition_rows(scene_kinds(pool.scenes), column, source.partition)
-    return _Pool(tuple(pool.scenes[i] for i in rows), pool.notes)
+        column = _column(pool.items, source.partition.column)
+    rows = partition_rows(scene_kinds(pool.items), column, source.partition)
+    return replace(pool, items=pool.take(rows))
 
 
 @lru_cache(maxsize=4)
-def _shared_pool(name: str, stamp: object, schema: SegmentationSchema, holdout: bool) -> _Pool:
+def _shared_pool(
+    name: str, changed: object, schema: SegmentationSchema, holdout: bool
+) -> Pool[Scene]:
     """Read pictures that many simulated sites are cut from, once per process."""
     return _pool(name, schema, holdout)
 
 
-def _stamp(name: str) -> object:
-    path = Path(name)
-    return None if name.startswith(DATASET) or not path.exists() else path.stat().st_mtime_ns
-
-
-def _pool(name: str, schema: SegmentationSchema, holdout: bool) -> _Pool:
+def _pool(name: str, schema: SegmentationSchema, holdout: bool) -> Pool[Scene]:
     report = ImageReport(schema.on_bad)
     found = (_checked(raw, schema, report) for raw in _open(name, schema, report, holdout))
-    scenes = tuple(scene for scene in found if scene is not None)
-    report.check(name)
-    if not scenes:
-        raise DataError(f"{name}: no usable picture; {'; '.join(report.notes()) or 'add some'}")
-    return _Pool(scenes, tuple(report.notes()))
+    return usable(name, found, report)
 
 
 def _open(

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from tasks.contract import DataSource, Partition
 from tasks.errors import ConfigError, DataError, SchemaError
 from tasks.partition import partition_rows
+from tasks.site_splits import SiteSplits
 from tasks.tabular.encode import Encoder, Units
 from tasks.tabular.files import DATASET, Table, open_table
 from tasks.tabular.rows import Rows, complete_rows, labelled_rows
@@ -32,7 +33,7 @@ class Tensors(NamedTuple):
     targets: torch.Tensor
 
 
-class TabularData:
+class TabularData(SiteSplits[Rows]):
     """A site's training and holdout rows (``contract.SiteData``).
 
     Encoded tensors are made once per preprocessing and kept.
@@ -46,28 +47,10 @@ class TabularData:
         notes: list[str],
         subgroups: Sequence[str] = (),
     ) -> None:
-        self.name = name
-        self.train = train
-        self.holdout = holdout
-        self._notes = notes
+        super().__init__(name, train, holdout, notes)
         self._subgroups = tuple(subgroups)
         self._tensors: dict[str, Tensors] = {}
         self._encoded_by = ""
-
-    @property
-    def num_train(self) -> int:
-        """Number of training rows."""
-        return len(self.train)
-
-    @property
-    def num_holdout(self) -> int:
-        """Number of held-out rows."""
-        return len(self.holdout)
-
-    @property
-    def notes(self) -> list[str]:
-        """What the site's operator should know; never leaves the site."""
-        return list(self._notes)
 
     @property
     def subgroup_rows(self) -> dict[str, int]:

@@ -15,6 +15,7 @@ from tasks.errors import ConfigError, ReplyError
 from tasks.tabular.encode import Encoder
 from tasks.tabular.schema import suggest
 from tasks.torch_layers import layer_kinds
+from tasks.weight_forms import require_form
 
 _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
@@ -97,12 +98,7 @@ class TabularModel:
                 "use the architecture and columns of the use case"
             )
         for name, view in self.views.items():
-            array = arrays[name]
-            if array.shape != view.shape or array.dtype != view.dtype:
-                raise ReplyError(
-                    f"weight '{name}' is {array.dtype}{list(array.shape)}, "
-                    f"expected {view.dtype}{list(view.shape)}"
-                )
+            require_form(name, arrays[name], view.shape, view.dtype)
 
 
 def build_model(spec: ModelSpec, encoder: Encoder, seed: int) -> TabularModel:
