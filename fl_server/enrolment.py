@@ -13,7 +13,7 @@ from flwr.serverapp import Grid
 
 from fl_server.config import RunConfig
 from fl_server.records import SiteRecord
-from fl_server.roster import POLL_SECONDS, Member, Roster, wait_for_nodes
+from fl_server.roster import Member, Roster, wait_for_change, wait_for_nodes
 from fl_server.screening import check_summands
 from strategies.messages import DESCRIBE, FIT, Job, Refusal, SiteReply, payload_bytes, request
 from strategies.privacy.modes import SecureAggregation
@@ -112,7 +112,7 @@ class Enrolment:
             if time.monotonic() >= give_up:
                 break
             self.refresh()
-            time.sleep(POLL_SECONDS)
+            wait_for_change(self._grid)
         self._given_up = missing
         return online
 

@@ -17,7 +17,7 @@ from flwr.serverapp import Grid
 
 from fl_server.config import SitesConfig
 from fl_server.records import SiteRecord
-from fl_server.roster import POLL_SECONDS, Member, Roster
+from fl_server.roster import Member, Roster, wait_for_change
 from strategies.messages import Refusal, payload_bytes
 from tasks.errors import ReplyError
 
@@ -144,7 +144,7 @@ class Exchange:
             if back := sorted(able & online):
                 self._attempts.update(back)
                 return back
-            time.sleep(POLL_SECONDS)
+            wait_for_change(self._grid)
         return []
 
     def _readdressed(self, sites: list[str], outstanding: dict[str, Message]) -> list[Message]:

@@ -112,6 +112,11 @@ class StreamingGrid(Grid):
                     return node_ids
                 self._state.nodes_changed.wait(min(remaining, SWEEP_SECONDS))
 
+    def wait_for_change(self, timeout: float) -> None:
+        """Wait until a node goes online or offline, for ``timeout`` seconds at most."""
+        with self._state.nodes_changed:
+            self._state.nodes_changed.wait(timeout)
+
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Send messages.
 
