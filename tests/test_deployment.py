@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import sqlite3
@@ -73,6 +74,8 @@ class Federation:
                 cwd=self.folder,
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                # The stock client starts `flower-superexec`, which it looks up on the path.
+                env=os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}"},
             )
         self.processes[name] = process
         return process
@@ -117,6 +120,17 @@ class Federation:
         } | replace
         overrides = [f"{key}={value}" for key, value in options.items()]
         return self.spawn(log or name, "fl-client", *overrides, *extra)
+
+    def supernode(self, name: str) -> subprocess.Popen:
+        """Flower's own client; its port of its own lets two tests run side by side."""
+        return self.spawn(
+            name,
+            "flower-supernode",
+            *("--superlink", f"127.0.0.1:{self.port}", "--port", str(free_port())),
+            *("--root-certificates", str(self.certificates.ca)),
+            *("--auth-supernode-private-key", str(self.folder / "keys" / f"{name}.key")),
+            *("--node-config", f'site="{self.folder / name / "site.yaml"}"'),
+        )
 
     def kill(self, name: str) -> None:
         process = self.processes[name]
@@ -264,18 +278,7 @@ def test_stock_supernode_takes_part(federation):
     server = federation.server("serve=false")
     for name in ("a", "b"):
         federation.client(name)
-    federation.spawn(
-        "c",
-        "flower-supernode",
-        "--superlink",
-        f"127.0.0.1:{federation.port}",
-        "--root-certificates",
-        str(federation.certificates.ca),
-        "--auth-supernode-private-key",
-        str(federation.folder / "keys/c.key"),
-        "--node-config",
-        f'site="{federation.folder / "c/site.yaml"}"',
-    )
+    federation.supernode("c")
     assert server.wait(350) == 0
     result = json.loads((federation.folder / "deployed/result.json").read_text())
     simulated = simulate(federation)

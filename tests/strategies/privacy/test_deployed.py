@@ -36,18 +36,7 @@ def test_secure_aggregation_over_the_wire_equals_the_plain_simulation(federation
     server = federation.server("serve=false", "privacy=secagg")
     for name in ("a", "b"):
         federation.client(name)
-    federation.spawn(
-        "c",
-        "flower-supernode",
-        "--superlink",
-        f"127.0.0.1:{federation.port}",
-        "--root-certificates",
-        str(federation.certificates.ca),
-        "--auth-supernode-private-key",
-        str(federation.folder / "keys/c.key"),
-        "--node-config",
-        f'site="{federation.folder / "c/site.yaml"}"',
-    )
+    federation.supernode("c")
     assert server.wait(400) == 0
     result = result_of(federation)
     assert [r["status"] for r in result["rounds"]] == ["ok", "ok"]
