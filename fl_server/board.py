@@ -91,7 +91,7 @@ class BoardObserver:
             model=config.model.name,
             params=dict(config.model.params),
             claimed=config.claimed,
-            num_parameters=sum(a.size for a in arrays.values()),
+            num_parameters=sum(a.size for a in arrays.values()) or None,
         )
         info = RunInfo(
             key=str(config.folder.resolve()),

@@ -21,8 +21,10 @@ SHOWN = {
     "tabular_classification": ("accuracy", "balanced_accuracy", "f1_macro", "auc_roc", "log_loss"),
     "image_classification": ("accuracy", "balanced_accuracy", "f1_macro", "auc_roc", "log_loss"),
     "semantic_segmentation": ("miou", "dice_macro", "pixel_accuracy", "boundary_f1_macro"),
+    "object_detection": ("map", "map50", "map75", "ar100", "f1", "mean_iou"),
     "tabular_regression": ("mae", "rmse", "r2", "mbe", "median_absolute_error"),
 }
+PER_CLASS = {"semantic_segmentation": "iou", "object_detection": "ap50"}
 ARROWS = {
     "max": "↑ higher is better",
     "min": "↓ lower is better",
@@ -78,6 +80,8 @@ class Progress:
         rule = self._config.usecase.score
         score = "absent" if record.score is None else f"{record.score:.4f}"
         text = f"{rule.name} {score}"
+        if record.epsilon is not None:
+            text += f"  epsilon {record.epsilon:.3g}"
         if record.status != "ok":
             text += f"  {record.status}: {record.reason}"
         next_round = f"round {record.round + 1}"
@@ -123,7 +127,7 @@ class Progress:
         paths = [usecase.score.name, *SHOWN.get(usecase.task, ()), *usecase.subgroup_columns]
         classes = self._config.schema.get("classes") or []
         if len(classes) <= 6:
-            stem = "iou" if usecase.task == "semantic_segmentation" else "f1"
+            stem = PER_CLASS.get(usecase.task, "f1")
             paths += [f"{stem}_{name}" for name in classes]
         return list(dict.fromkeys(path.removeprefix("overall/") for path in paths))
 

@@ -58,7 +58,9 @@ def _metrics(result: dict[str, Any]) -> Table:
 def _rounds(result: dict[str, Any]) -> Table:
     table = Table(title="rounds")
     table.add_column("round")
-    for name in ("score", "train loss", "sites", "seconds", "MB up", "MB down"):
+    private = any(record.get("epsilon") is not None for record in result["rounds"])
+    names = ("score", "train loss", "sites", "seconds", "MB up", "MB down")
+    for name in (*names, "epsilon") if private else names:
         table.add_column(name, justify="right")
     for record in result["rounds"]:
         answered = [s for s in record["sites"] if s["phase"] == "evaluate" and s["status"] == "ok"]
@@ -70,6 +72,7 @@ def _rounds(result: dict[str, Any]) -> Table:
             f"{record['seconds']:.2f}",
             f"{record['bytes_up'] / 1e6:.2f}",
             f"{record['bytes_down'] / 1e6:.2f}",
+            *([_number(record["epsilon"])] if private else []),
         )
     return table
 

@@ -113,7 +113,10 @@ def _heads(session: Session, *where: ColumnElement[bool]) -> list[Any]:
 def _curves(session: Session, usecase_id: int) -> dict[int, list[Any]]:
     """Return every run's rounds, in order."""
     statement = (
-        select(Round.run_id, Round.round, Round.score, Round.num_sites, Round.num_sites_ok)
+        select(
+            *(Round.run_id, Round.round, Round.score, Round.epsilon),
+            *(Round.num_sites, Round.num_sites_ok),
+        )
         .join(Run, Run.id == Round.run_id)
         .where(Run.usecase_id == usecase_id)
         .order_by(Round.run_id, Round.round)
@@ -167,7 +170,7 @@ def _sites(session: Session, round_ids: list[int]) -> dict[int, list[views.SiteV
     sent = SiteRecord
     columns = (sent.phase, sent.status, sent.num_examples, sent.seconds, sent.bytes_up)
     statement = (
-        select(sent.round_id, Site.name, *columns, sent.bytes_down, sent.loss, sent.reason)
+        select(sent.round_id, Site.name, *columns, sent.bytes_down, sent.loss, sent.epsilon, sent.reason)
         .join(Site, Site.id == sent.site_id)
         .where(sent.round_id.in_(round_ids))
         .order_by(sent.round_id, Site.name, sent.phase.desc())

@@ -95,6 +95,7 @@ def round_values(record: RoundRecord) -> dict[str, Any]:
         "bytes_down": int(record.bytes_down),
         "num_sites": len(sites),
         "num_sites_ok": len(sites - failed),
+        "epsilon": finite(record.epsilon),
         "arrays": {
             scope: json_safe(scores.arrays) for scope, scores in scopes.items() if scores.arrays
         },
@@ -134,6 +135,7 @@ def site_values(
             "bytes_up": int(site.bytes_up),
             "bytes_down": int(site.bytes_down),
             "loss": finite(site.loss),
+            "epsilon": finite(site.epsilon),
         }
         for (name, phase), site in latest.items()
     ]

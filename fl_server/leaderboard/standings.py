@@ -99,6 +99,7 @@ def entry(
         num_rounds_done=head.num_rounds_done,
         num_sites=last.num_sites if last else 0,
         num_sites_ok=last.num_sites_ok if last else 0,
+        epsilon=last.epsilon if last else None,
         curve=[(item.round, item.score) for item in recorded],
         created_date=head.started_at,
         updated_date=head.updated_at,
@@ -160,5 +161,5 @@ def run_view(
 def summary(item: Round) -> dict[str, Any]:
     """Return the fields of a ``RoundSummaryView``."""
     first = ("round", "phase", "status", "reason", "score", "train_loss", "seconds")
-    fields = (*first, "bytes_up", "bytes_down", "num_sites", "num_sites_ok")
+    fields = (*first, "bytes_up", "bytes_down", "num_sites", "num_sites_ok", "epsilon")
     return {name: getattr(item, name) for name in fields} | {"recorded_date": item.recorded_at}

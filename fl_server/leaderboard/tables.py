@@ -167,6 +167,8 @@ class Round(Table):
     num_sites: Mapped[int]
     num_sites_ok: Mapped[int]
     """Counted once when recorded, so that a ranking need not read every site record."""
+    epsilon: Mapped[float | None]
+    """What differential privacy has spent by the end of the round; null where it is not used."""
     arrays: Mapped[dict[str, Any]]
     """Non-scalar results by scope, such as confusion matrices."""
     attributions: Mapped[dict[str, Any]]
@@ -194,6 +196,7 @@ class SiteRecord(Table):
     bytes_up: Mapped[int] = mapped_column(BigInteger)
     bytes_down: Mapped[int] = mapped_column(BigInteger)
     loss: Mapped[float | None]
+    epsilon: Mapped[float | None]
 
 
 class Metric(Table):

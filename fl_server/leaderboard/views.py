@@ -99,6 +99,8 @@ class EntryView:
     num_sites: int
     num_sites_ok: int
     """Sites of the last round, and how many of them answered in full."""
+    epsilon: float | None
+    """What differential privacy has spent; ``None`` where it is not used."""
     curve: Curve
     created_date: datetime
     updated_date: datetime
@@ -138,6 +140,8 @@ class SiteView:
     bytes_up: int
     bytes_down: int
     loss: float | None
+    epsilon: float | None
+    """What the site's private training has spent so far."""
     reason: str
 
 
@@ -156,6 +160,8 @@ class RoundSummaryView:
     bytes_down: int
     num_sites: int
     num_sites_ok: int
+    epsilon: float | None
+    """What differential privacy has spent so far; ``None`` where it is not used."""
     recorded_date: datetime
 
 

@@ -119,6 +119,17 @@ class StoreContract:
         assert found.attributions == {"age": 0.3}
         assert (found.seconds, found.bytes_up, found.train_loss) == (1.5, 10, 0.4)
 
+    def test_epsilon_is_kept_by_round_and_by_site(self, store):
+        run_id = store.open_run(make_info())
+        site = SiteRecord("berlin", "train", "ok", epsilon=2.5)
+        store.record_round(run_id, make_record(0, 0.5))
+        store.record_round(run_id, make_record(1, 0.6, sites=(site,), epsilon=2.5))
+        assert [item.epsilon for item in store.rounds(run_id)] == [None, 2.5]
+        assert store.rounds(run_id)[1].sites[0].epsilon == 2.5
+        assert [item.epsilon for item in store.run(run_id).rounds] == [None, 2.5]
+        (entry,) = store.leaderboard("heart").results
+        assert entry.epsilon == 2.5
+
     def test_opening_the_same_key_continues_the_run(self, store):
         run_id = store.open_run(make_info())
         store.record_round(run_id, make_record(0, 0.5))

@@ -71,6 +71,22 @@ def test_schema_is_what_the_tables_say(url):
     assert_schema_matches(url)
 
 
+def test_database_of_the_first_schema_is_brought_up_to_date(url):
+    """A leaderboard that an older fedleague wrote keeps its runs."""
+    with Store(url) as store:
+        run_id = store.open_run(make_info())
+        store.record_round(run_id, make_record(0, 0.5))
+    engine = migrations.connect(migrations.parse_url(url))
+    with engine.begin() as connection:
+        for table in ("round", "site_record"):
+            connection.exec_driver_sql(f'ALTER TABLE "{table}" DROP COLUMN epsilon')
+        connection.exec_driver_sql(f"UPDATE {migrations.VERSION_TABLE} SET version_num = '0001'")
+    engine.dispose()
+    with Store(url) as store:
+        assert [(item.score, item.epsilon) for item in store.rounds(run_id)] == [(0.5, None)]
+    assert_schema_matches(url)
+
+
 def test_file_uses_the_write_ahead_log_and_foreign_keys(url):
     with Store(url) as store, store._engine.connect() as connection:
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"

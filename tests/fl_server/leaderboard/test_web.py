@@ -113,6 +113,18 @@ def test_leaderboard_and_run_as_json(client, run_id):
     assert len(run["rounds"]) == 3
 
 
+def test_epsilon_is_a_column_only_where_privacy_is_spent(client, store, run_id):
+    assert "Epsilon" not in client.get("/usecases/heart").text
+    assert "Epsilon" not in client.get(f"/runs/{run_id}").text
+    private = store.open_run(make_info("runs/private"))
+    store.record_round(private, make_record(0, 0.5))
+    store.record_round(private, make_record(1, 0.6, epsilon=2.625))
+    assert "2.625" in client.get("/usecases/heart").text
+    assert "2.625" in client.get(f"/runs/{private}").text
+    page = client.get(f"/api/runs/{private}/rounds?since=1").json()
+    assert page["results"][0]["epsilon"] == 2.625
+
+
 def test_rounds_can_be_read_from_a_round_on(client, run_id):
     page = client.get(f"/api/runs/{run_id}/rounds?since=1&page_size=1").json()
     assert (page["count"], [item["round"] for item in page["results"]]) == (2, [1])
