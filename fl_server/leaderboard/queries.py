@@ -169,8 +169,9 @@ def _sites(session: Session, round_ids: list[int]) -> dict[int, list[views.SiteV
     """Return the site records of rounds, by round id."""
     sent = SiteRecord
     columns = (sent.phase, sent.status, sent.num_examples, sent.seconds, sent.bytes_up)
+    more = (sent.bytes_down, sent.loss, sent.epsilon, sent.reason)
     statement = (
-        select(sent.round_id, Site.name, *columns, sent.bytes_down, sent.loss, sent.epsilon, sent.reason)
+        select(sent.round_id, Site.name, *columns, *more)
         .join(Site, Site.id == sent.site_id)
         .where(sent.round_id.in_(round_ids))
         .order_by(sent.round_id, Site.name, sent.phase.desc())
