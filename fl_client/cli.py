@@ -53,7 +53,8 @@ def _serve(raw: dict[str, Any]) -> None:
     path = Path(str(raw["site"])).resolve()
     site = read_site(path)
     for file in (site.source.train, site.source.holdout):
-        if file and not file.startswith("dataset:") and not Path(file).is_file():
+        # Pictures are a folder, or a file that lists them.
+        if file and not file.startswith("dataset:") and not Path(file).exists():
             raise ConfigError(f"{path}: data file {file} does not exist")
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
