@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from fl_server import cli
+from tests.tasks.image_classification.conftest import Site
 
 needs_ray = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install '.[ray]'"
@@ -40,6 +41,28 @@ def test_ray_gives_the_scores_of_the_in_process_simulation_and_is_quiet(tmp_path
     expected, _ = run_server(tmp_path / "simulation", *job)
     result, stderr = run_server(tmp_path / "ray", "runtime=ray", *job)
     assert scores(result) == pytest.approx(scores(expected), abs=1e-6)
+    assert stderr == ""
+
+
+@needs_ray
+@pytest.mark.slow
+def test_ray_reads_folders_of_pictures_and_gives_the_same_scores(tmp_path):
+    for name in ("a", "b"):
+        Site(tmp_path / name).folder()
+    job = [
+        "usecase=image_classification",
+        "usecase.classes=[disc,ring,cross]",
+        "usecase.image_size=16",
+        "model=simple_cnn",
+        "model.params.channels=[4,8]",
+        "data.sites=[{name: a, train: a/folder},{name: b, train: b/folder}]",
+        "train.lr=0.01",
+        "rounds=2",
+    ]
+    expected, _ = run_server(tmp_path / "simulation", *job)
+    result, stderr = run_server(tmp_path / "ray", "runtime=ray", *job)
+    assert scores(result) == pytest.approx(scores(expected), abs=1e-6)
+    assert len(set(scores(result))) > 1
     assert stderr == ""
 
 
