@@ -23,7 +23,7 @@ from fl_client.egress_masked import check_masked, is_masked
 from fl_client.locate import site_of
 from fl_client.runner import growing_model
 from fl_client.site import SiteConfig
-from strategies.compression import encoded_form
+from strategies.compression import encoded_form, encoded_names
 from strategies.growth import check_growth
 from strategies.messages import (
     ARRAYS,
@@ -138,7 +138,7 @@ def check_reply(message: Message, reply: Message, site: SiteConfig) -> None:
     received = find_record(message.content, ARRAYS, ArrayRecord)
     if (update := find_record(reply.content, UPDATE, ArrayRecord)) is not None:
         _check_update(message, update, received)
-        received = ArrayRecord({n: a for n, a in (received or {}).items() if not _is_float(a)})
+        received = _without_encoded(received or ArrayRecord())
     if (sent := find_record(reply.content, ARRAYS, ArrayRecord)) is not None:
         grows = received is not None and _check_growing(message, sent, received)
         if not grows:
@@ -170,8 +170,9 @@ def _check_update(message: Message, update: ArrayRecord, received: ArrayRecord |
     _check_content(update)
 
 
-def _is_float(array: Array) -> bool:
-    return np.dtype(array.dtype).kind == "f"
+def _without_encoded(received: ArrayRecord) -> ArrayRecord:
+    encoded = set(encoded_names(received))
+    return ArrayRecord({name: array for name, array in received.items() if name not in encoded})
 
 
 def _check_growing(message: Message, sent: ArrayRecord, received: ArrayRecord) -> bool:

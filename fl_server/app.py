@@ -18,9 +18,10 @@ from fl_server.config import RunConfig, fingerprint, make_strategy
 from fl_server.enrolment import Enrolment
 from fl_server.instantiation import make_sampler
 from fl_server.progress import Progress
+from fl_server.records import Outcome
 from fl_server.result import write_result
 from fl_server.roster import settled_nodes
-from fl_server.rounds import Observer, Outcome, RoundLoop
+from fl_server.rounds import Observer, RoundLoop
 from strategies.privacy.combinations import protected
 from strategies.registry import client_half_name
 from strategies.requirements import check_layers, check_training

@@ -10,9 +10,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from fl_server.config import RunConfig
-from fl_server.records import RoundRecord, RunInfo, SubmissionInfo
+from fl_server.records import Outcome, RoundRecord, RunInfo, SubmissionInfo
 from fl_server.roster import Member
-from fl_server.rounds import Outcome
 from tasks.contract import Arrays
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ names on the server; `tests/contracts/test_flower_private_api.py` pins them.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Generator, Iterable
 from queue import Empty, SimpleQueue
@@ -166,6 +167,10 @@ class StreamingGrid(Grid):
         ready = {i: known[i].metadata for i in message_ids if self._state.reply_to(i) is not None}
         return [self._take(message_id, owed) for message_id, owed in ready.items()]
 
+    def stream(self) -> OpenStream:
+        """Return a line of replies to whatever is sent through it, at any time."""
+        return OpenStream(self)
+
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Generator[Message, None, None]:
@@ -188,61 +193,25 @@ class StreamingGrid(Grid):
             something unreadable.
         """
         end = None if timeout is None else time.monotonic() + timeout
-        listed = list(messages)
-        message_ids = self.push_messages(listed)
-        pending: dict[str, Metadata] = {}
-        unknown: list[Metadata] = []
-        for message, message_id in zip(listed, message_ids, strict=True):
-            if message_id:
-                pending[message_id] = message.metadata
-            else:
-                unknown.append(message.metadata)
-        del listed, messages
-        replies = self._replies(pending, unknown, end)
+        stream = self.stream()
+        stream.send(messages)
+        replies = self._replies(stream, end)
         next(replies)  # Runs up to its first bare yield, so that closing it always cleans up.
         return cast(Generator[Message, None, None], replies)
 
-    def _replies(
-        self, pending: dict[str, Metadata], unknown: list[Metadata], end: float | None
-    ) -> Generator[Message | None, None, None]:
-        outcomes: SimpleQueue[Outcome] = SimpleQueue()
+    @staticmethod
+    def _replies(stream: OpenStream, end: float | None) -> Generator[Message | None, None, None]:
         try:
-            for message_id in pending:
-                self._state.watch(message_id, outcomes)
-            self._state.sweep(pending)
             yield None
-            for metadata in unknown:
-                yield _lost(metadata, "the site is not known to this server")
-            while pending:
-                outcome = self._next_outcome(outcomes, pending, end)
-                if outcome is None:
+            while True:
+                left = math.inf if end is None else end - time.monotonic()
+                reply = stream.receive(left)
+                if reply is None:
                     return
-                message_id, loss = outcome
-                owed = pending.pop(message_id, None)
-                if owed is None:
-                    continue
-                if loss is None:
-                    yield self._take(message_id, owed)
-                else:
-                    self._state.withdraw([message_id])
-                    yield _lost(owed, loss)
+                yield reply
+                del reply  # or two replies are in memory while the next one arrives
         finally:
-            self._state.withdraw(list(pending))
-
-    def _next_outcome(
-        self, outcomes: SimpleQueue[Outcome], pending: Iterable[str], end: float | None
-    ) -> Outcome | None:
-        """Wait for the next outcome; None when the time is over."""
-        while True:
-            remaining = SWEEP_SECONDS if end is None else end - time.monotonic()
-            try:
-                if remaining <= 0:
-                    return outcomes.get_nowait()
-                return outcomes.get(timeout=min(remaining, SWEEP_SECONDS))
-            except Empty:
-                if remaining <= 0:
-                    return None
-                self._state.sweep(pending)
+            stream.close()
 
     def _take(self, message_id: str, owed: Metadata) -> Message:
         """Remove a complete reply from the state and rebuild it.
@@ -266,6 +235,69 @@ class StreamingGrid(Grid):
         except Exception as error:  # A site may send anything; it must cost its own reply only.
             state.withdraw([message_id])
             return _lost(owed, f"its reply cannot be read ({type(error).__name__})")
+
+
+class OpenStream:
+    """Replies to messages sent at different times, as they arrive (``fl_server.stream``)."""
+
+    concurrent = True
+
+    def __init__(self, grid: StreamingGrid) -> None:
+        self._grid = grid
+        self._state = grid._state
+        self._outcomes: SimpleQueue[Outcome] = SimpleQueue()
+        self._pending: dict[str, Metadata] = {}
+        self._unknown: list[Metadata] = []
+
+    def send(self, messages: Iterable[Message]) -> None:
+        """Send further messages, without waiting."""
+        listed = list(messages)
+        sent = []
+        for message, message_id in zip(listed, self._grid.push_messages(listed), strict=True):
+            if message_id:
+                self._pending[message_id] = message.metadata
+                self._state.watch(message_id, self._outcomes)
+                sent.append(message_id)
+            else:
+                self._unknown.append(message.metadata)
+        self._state.sweep(sent)
+
+    def receive(self, timeout: float) -> Message | None:
+        """Return the next reply or error; None when the time is over or nothing is owed."""
+        if self._unknown:
+            return _lost(self._unknown.pop(0), "the site is not known to this server")
+        end = time.monotonic() + timeout
+        while self._pending:
+            outcome = self._next_outcome(end)
+            if outcome is None:
+                return None
+            message_id, loss = outcome
+            owed = self._pending.pop(message_id, None)
+            if owed is None:
+                continue
+            if loss is None:
+                return self._grid._take(message_id, owed)
+            self._state.withdraw([message_id])
+            return _lost(owed, loss)
+        return None
+
+    def close(self) -> None:
+        """Withdraw what is open: a late reply is refused at the door and costs no memory."""
+        self._state.withdraw(list(self._pending))
+        self._pending.clear()
+
+    def _next_outcome(self, end: float) -> Outcome | None:
+        """Wait for the next outcome; None when the time is over."""
+        while True:
+            remaining = end - time.monotonic()
+            try:
+                if remaining <= 0:
+                    return self._outcomes.get_nowait()
+                return self._outcomes.get(timeout=min(remaining, SWEEP_SECONDS))
+            except Empty:
+                if remaining <= 0:
+                    return None
+                self._state.sweep(self._pending)
 
 
 def _lost(owed: Metadata, reason: str) -> Message:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 from flwr.app import Message, MetricRecord
 
 from fl_server.config import RunConfig
@@ -129,6 +130,34 @@ def pooled(
     for _ in exchange.replies(messages, screen):
         pass
     return running
+
+
+def verdict(
+    new: Arrays | None, statuses: Collection[str], num_accepted: int, wanted: int
+) -> tuple[str, str]:
+    """Say whether the aggregated model may become the model of record.
+
+    Parameters
+    ----------
+    statuses : collection of str
+        Of the round's site records.
+    num_accepted : int
+        Replies, late ones of earlier rounds (FedBuff) included.
+
+    Returns
+    -------
+    (str, str)
+        ``ok``, ``diverged`` or ``failed``, and why.
+    """
+    if "diverged" in statuses and not num_accepted:
+        return "diverged", "training diverged at every site; lower train.lr"
+    if num_accepted < wanted:
+        return "failed", f"{num_accepted} of {wanted} sites replied; previous model kept"
+    if new is None:
+        return "failed", "the strategy returned no model; previous model kept"
+    if not all(np.isfinite(a).all() for a in new.values() if a.dtype.kind == "f"):
+        return "diverged", "the aggregated model is not finite; previous model kept"
+    return "ok", ""
 
 
 def epsilon_in(reply: Message) -> float | None:

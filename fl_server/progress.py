@@ -11,10 +11,9 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from fl_server.config import RunConfig
-from fl_server.records import RoundRecord
+from fl_server.records import Outcome, RoundRecord
 from fl_server.result import final_round
 from fl_server.roster import Member
-from fl_server.rounds import Outcome
 from fl_server.scoring import scopes
 
 SHOWN = {
@@ -90,7 +89,7 @@ class Progress:
             name = "baseline" if record.round == 0 else f"round {record.round}"
             self.say(f"  {name:<10} {text}   ({record.seconds:.2f} s)")
         for site in record.sites:
-            if site.status != "ok":
+            if site.status not in ("ok", "training"):
                 self.say(f"  {site.site}: {site.status} in {site.phase}: {site.reason}")
 
     def finished(self, outcome: Outcome) -> None:

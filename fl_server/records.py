@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from tasks.contract import ScoreCard
+from tasks.contract import Arrays, ScoreCard
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,8 @@ class SiteRecord:
     ----------
     site : str
     phase : {"fit", "train", "evaluate"}
-    status : {"ok", "late", "failed", "refused", "diverged", "absent"}
+    status : {"ok", "late", "failed", "refused", "diverged", "absent", "training"}
+        ``training``: an asynchronous strategy did not wait for this site; no failure.
     num_examples : int
     seconds : float
         From sending the message until its reply was folded.
@@ -125,3 +126,12 @@ class RoundRecord:
     reason: str = ""
     train_loss: float | None = None
     epsilon: float | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run ends with."""
+
+    arrays: Arrays
+    rounds: tuple[RoundRecord, ...]
+    stopped_early: bool = False

@@ -15,8 +15,7 @@ from safetensors.numpy import save
 from fl_server.checkpoint import write_atomically
 from fl_server.config import RunConfig
 from fl_server.leaderboard.charts import score_curve_svg
-from fl_server.records import RoundRecord
-from fl_server.rounds import Outcome
+from fl_server.records import Outcome, RoundRecord
 from fl_server.scoring import is_better, scopes
 from tasks.contract import ScoreCard, Scores
 

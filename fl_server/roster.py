@@ -135,7 +135,12 @@ class RosterGrid(Grid):
     @property
     def num_sites(self) -> int:
         """Number of connected sites, chosen or not (N of SCAFFOLD and FedDyn)."""
-        return len(self._roster.online(self._grid))
+        return len(self.connected)
+
+    @property
+    def connected(self) -> list[int]:
+        """The nodes of all connected sites, chosen or not."""
+        return [member.node_id for member in self._roster.online(self._grid)]
 
     def get_node_ids(self) -> Iterable[int]:
         """Return the chosen connected sites' nodes, in the order of the sites' names."""

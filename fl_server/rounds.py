@@ -13,7 +13,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
 from flwr.app import ConfigRecord, Message
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
@@ -23,9 +22,10 @@ from fl_server.choice import SiteChoice
 from fl_server.config import RunConfig, SitesConfig
 from fl_server.enrolment import Enrolment
 from fl_server.exchange import Exchange
-from fl_server.hearing import Heard, TrainScreen, pooled
+from fl_server.hearing import Heard, TrainScreen, pooled, verdict
 from fl_server.masked import MaskedExchange
-from fl_server.records import RoundRecord, SiteRecord
+from fl_server.open_exchange import OpenExchange
+from fl_server.records import Outcome, RoundRecord, SiteRecord
 from fl_server.roster import Member, RosterGrid, addressed, seeded_sampling
 from fl_server.scoring import score_of
 from fl_server.screening import conformed
@@ -64,15 +64,6 @@ class Observer(Protocol):
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What a run ends with."""
-
-    arrays: Arrays
-    rounds: tuple[RoundRecord, ...]
-    stopped_early: bool = False
-
-
-@dataclass(frozen=True)
 class _Trained:
     """Result of one training exchange; ``arrays`` is None when the previous model is kept."""
 
@@ -103,6 +94,9 @@ class RoundLoop:
         self._roster = enrolment.roster
         self._choice = SiteChoice(sampler or Uniform(), config.seed)
         self._heard = Heard()
+        self._open: OpenExchange | None = None
+        if getattr(strategy, "is_asynchronous", False):
+            self._open = OpenExchange(grid, self._roster, config.sites, enrolment.refresh)
 
     def run(
         self,
@@ -184,7 +178,9 @@ class RoundLoop:
         exchange = self._exchange("train", number)
         try:
             new, loss = self._aggregate(number, arrays, exchange)
-            status, reason = self._judge(new, exchange)
+            statuses = {record.status for record in exchange.records.values()}
+            wanted = 1 if self._open is not None else self._config.sites.quorum or 1
+            status, reason = verdict(new, statuses, self._heard.num_accepted, wanted)
             new = self._conformed(new, arrays) if new is not None else None
         except FedleagueError as error:
             new, loss, status, reason = None, None, "failed", str(error)
@@ -199,7 +195,10 @@ class RoundLoop:
     def _aggregate(
         self, number: int, arrays: Arrays, exchange: Exchange | MaskedExchange
     ) -> tuple[Arrays | None, float | None]:
-        chosen = self._choice.names(number, self._enrolment.gather())
+        members = self._enrolment.gather()
+        if self._open is not None:
+            members = self._open.free(members)
+        chosen = self._choice.names(number, members)
         grid = RosterGrid(self._grid, self._roster, chosen)
         config = ConfigRecord({JOB: self._enrolment.job, ROUND: number})
         if isinstance(exchange, MaskedExchange):
@@ -233,27 +232,20 @@ class RoundLoop:
         self._enrolment.growing.load(new)
         return new
 
-    def _judge(self, new: Arrays | None, exchange: Exchange | MaskedExchange) -> tuple[str, str]:
-        """Say whether the aggregated model may become the model of record."""
-        statuses = [record.status for record in exchange.records.values()]
-        answered = self._heard.num_accepted  # late replies of earlier rounds (FedBuff) included
-        if "diverged" in statuses and not answered:
-            return "diverged", "training diverged at every site; lower train.lr"
-        if answered < (self._config.sites.quorum or 1):
-            wanted = self._config.sites.quorum or 1
-            return "failed", f"{answered} of {wanted} sites replied; previous model kept"
-        if new is None:
-            return "failed", "the strategy returned no model; previous model kept"
-        if not all(np.isfinite(a).all() for a in new.values() if a.dtype.kind == "f"):
-            return "diverged", "the aggregated model is not finite; previous model kept"
-        return "ok", ""
-
     def _evaluate(self, number: int, arrays: Arrays) -> tuple[ScoreCard, tuple[SiteRecord, ...]]:
-        """Pool the metric summands of every connected site and finalise them once."""
+        """Pool the metric summands of every connected site and finalise them once.
+
+        An asynchronous strategy's sites that still train are asked in the last round only: until
+        then they would hold up all others.
+        """
         exchange = self._exchange("evaluate", number)
         content = request(self._enrolment.job, number, pack_arrays(arrays))
         per_row: int = getattr(self._task, "counts_per_row", 1)
         members, blank = self._enrolment.gather(), self._enrolment.blank
+        unasked: dict[str, SiteRecord] = {}
+        if self._open is not None and self._open.is_concurrent and number < self._config.rounds:
+            unasked = self._open.unasked(members, "evaluate")
+            members = self._open.free(members)
         if isinstance(exchange, MaskedExchange):
             record_of(content, CONFIG, ConfigRecord).update(exchange.named(self._strategy))
             messages = addressed(content, EVALUATE, members)
@@ -261,7 +253,7 @@ class RoundLoop:
         else:
             running = pooled(exchange, addressed(content, EVALUATE, members), blank, per_row)
         answered = [r for r in exchange.records.values() if r.status == "ok"]
-        wanted = self._config.sites.quorum or 1
+        wanted = max((self._config.sites.quorum or 1) - len(unasked), 1)
         if len(answered) < wanted:
             why = "; ".join(f"{r.site}: {r.reason}" for r in exchange.records.values() if r.reason)
             raise QuorumError(
@@ -269,10 +261,14 @@ class RoundLoop:
                 f"{' (' + why + ')' if why else ''}; the last finished round is saved, "
                 "continue with resume=true"
             )
+        exchange.records |= unasked
         return self._task.finalise(running, self._enrolment.fitted), self._by_site(exchange)
 
     def _exchange(self, phase: str, number: int) -> Exchange | MaskedExchange:
         refresh, privacy = self._enrolment.refresh, self._config.privacy
+        if self._open is not None and phase == "train":
+            self._open.begin(number)
+            return self._open
 
         def make(sites: SitesConfig) -> Exchange:
             return Exchange(self._grid, self._roster, sites, phase=phase, refresh=refresh)

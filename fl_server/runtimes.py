@@ -15,7 +15,7 @@ from fl_server.app import execute, quiet_flower, write_simulated_sites
 from fl_server.checks import check_run
 from fl_server.config import RunConfig
 from fl_server.progress import Progress
-from fl_server.rounds import Outcome
+from fl_server.records import Outcome
 from fl_server.simulation import CLIENT_APP, InProcessGrid, load_client_app, simulated_site
 from strategies.messages import Job
 from tasks.errors import ConfigError, FedleagueError

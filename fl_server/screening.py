@@ -12,7 +12,13 @@ import numpy as np
 from flwr.app import ArrayRecord, Message, MetricRecord
 
 from fl_server.scoring import OVERALL
-from strategies.compression import Compression, applies, decode, encoded_form
+from strategies.compression import (
+    Compression,
+    applies,
+    decode,
+    encoded_form,
+    encoded_names,
+)
 from strategies.growth import check_growth
 from strategies.messages import (
     ARRAYS,
@@ -113,7 +119,7 @@ def decode_update(reply: Message, sent: Arrays, compression: Compression) -> Non
     whole = record_of(reply.content, ARRAYS, ArrayRecord)
     blank = {n: np.empty(s, d) for n, (s, d) in encoded_form(sent, compression).items()}
     _check_declared(update, blank, "update's part")
-    _check_declared(whole, {n: a for n, a in sent.items() if a.dtype.kind != "f"})
+    _check_declared(whole, {n: a for n, a in sent.items() if n not in encoded_names(sent)})
     weights = decode(unpack_arrays(update, copy=False), sent, compression)
     reply.content[ARRAYS] = pack_arrays(weights | unpack_arrays(whole, copy=False))
     del reply.content[UPDATE]
@@ -149,7 +155,11 @@ def conformed(new: Arrays, sent: Arrays) -> Arrays:
             raise ReplyError(
                 f"the strategy returned '{name}' as {array.shape}, expected {sent[name].shape}"
             )
-    return {name: new[name].astype(array.dtype, copy=False) for name, array in sent.items()}
+    new = {name: new[name].astype(array.dtype, copy=False) for name, array in sent.items()}
+    for name, array in new.items():
+        if name.rpartition(".")[2] == "running_var" and (array < 0).any():
+            new[name] = np.maximum(array, 0)  # a step, or noise, went past what a variance can be
+    return new
 
 
 def check_evaluate(

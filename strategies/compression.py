@@ -8,7 +8,8 @@ Cordonnier, Jaggi: "Sparsified SGD with Memory", NeurIPS 2018 (arXiv:1809.07599)
     u <- the k largest |p|, rounded             u is sent
     e <- p - u                                  e stays at the site
 
-An update is one flat vector over all floating weights in the order of their names. ``fp32``
+An update is one flat vector over all floating weights in the order of their names, without the
+running statistics of normalisation layers, which travel whole (``strategies.weights``). ``fp32``
 without ``top_k`` encodes nothing: the weights themselves travel, bit for bit.
 """
 
@@ -23,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from strategies.local import SiteState
+from strategies.weights import statistics
 from tasks.contract import Arrays
 from tasks.errors import ConfigError, ReplyError
 
@@ -80,7 +82,7 @@ def encode(
     dict of str to array
         In the form of ``encoded_form``.
     """
-    names = _floating(received)
+    names = encoded_names(received)
     update = np.concatenate(
         [(trained[n].astype(np.float64) - received[n]).ravel() for n in names] or [np.zeros(0)]
     )
@@ -113,7 +115,7 @@ def decode(encoded: Arrays, received: Arrays, compression: Compression) -> Array
     ReplyError
         If an index is out of range or comes twice, or a value is not finite.
     """
-    names = _floating(received)
+    names = encoded_names(received)
     size = sum(received[n].size for n in names)
     chosen: Any = slice(None)
     if compression.top_k is not None:
@@ -136,7 +138,7 @@ def decode(encoded: Arrays, received: Arrays, compression: Compression) -> Array
 
 def encoded_form(received: Mapping[str, Any], compression: Compression) -> dict[str, Form]:
     """Return the name, shape and dtype of everything that an encoded update holds."""
-    names = _floating(received)
+    names = encoded_names(received)
     count = num_sent(sum(math.prod(received[n].shape) for n in names), compression)
     form: dict[str, Form] = {VALUES: ((count,), DTYPES[compression.dtype])}
     if compression.top_k is not None:
@@ -148,7 +150,13 @@ def encoded_form(received: Mapping[str, Any], compression: Compression) -> dict[
 
 def applies(received: Mapping[str, Any], compression: Compression) -> bool:
     """Say whether there is anything to encode: trees have no floating weights."""
-    return compression.is_active and bool(_floating(received))
+    return compression.is_active and bool(encoded_names(received))
+
+
+def encoded_names(arrays: Mapping[str, Any]) -> list[str]:
+    """Return which arrays of a model are encoded, in order; the others travel as they are."""
+    floating = {name for name, array in arrays.items() if np.dtype(array.dtype).kind == "f"}
+    return sorted(floating - statistics(arrays).keys())
 
 
 def num_sent(size: int, compression: Compression) -> int:
@@ -166,10 +174,6 @@ def largest(update: NDArray[np.float64], count: int) -> NDArray[np.int64]:
 def round_at_random(values: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
     """Round up with the probability of the fraction, so that the mean is the value."""
     return np.floor(values + rng.random(values.shape))
-
-
-def _floating(arrays: Mapping[str, Any]) -> list[str]:
-    return sorted(name for name, array in arrays.items() if np.dtype(array.dtype).kind == "f")
 
 
 def _owners(received: Arrays, names: list[str], chosen: Any) -> NDArray[np.int64]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from flwr.app import ArrayRecord, ConfigRecord, Message
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp import strategy as flower
 
@@ -32,3 +32,10 @@ class FedAdagrad(flower.FedAdagrad, FedAvg):
         """Start the second moment, then ask the sampled sites to train."""
         start_second_moment(self, arrays)
         return super().configure_train(server_round, arrays, config, grid)
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Fold replies, then take the adaptive step."""
+        moved, metrics = super().aggregate_train(server_round, replies)
+        return self.averaged(moved), metrics

@@ -53,4 +53,4 @@ class FedAdam(flower.FedAdam, FedAvg):
             name: array + self.eta * moment[name] / (np.sqrt(self.v_t[name]) + self.tau)
             for name, array in self.sent.items()
         }
-        return pack_arrays(moved), metrics
+        return self.averaged(pack_arrays(moved)), metrics

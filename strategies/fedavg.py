@@ -18,6 +18,7 @@ from flwr.serverapp import strategy as flower
 from strategies.folding import Fold, fold_replies, number
 from strategies.local import LocalResult, LocalRound, Scalar
 from strategies.messages import EXTRA, PROXIMAL_MU, pack_arrays, unpack_arrays
+from strategies.weights import statistics
 from tasks.contract import Arrays, LocalObjective
 from tasks.errors import ConfigError
 
@@ -46,15 +47,19 @@ class FedAvg(flower.FedAvg):
     weighting : {"examples", "uniform"}
     num_sites : int
         Connected sites at the start of the round, sampled or not.
+    statistics : dict of str to array
+        The round's mean running statistics of normalisation layers; ``update`` leaves no trace
+        in them.
     """
 
     client_half: ClassVar[str] = "fedavg"
     needs_single_updates: ClassVar[bool] = False
-    transient: ClassVar[tuple[str, ...]] = ("sent_record", "num_sites")
+    transient: ClassVar[tuple[str, ...]] = ("sent_record", "num_sites", "statistics")
     paired: ClassVar[tuple[str, ...]] = ()
     weighting: str = "examples"
     sent_record: ArrayRecord | None = None
     num_sites: int = 0
+    statistics: Arrays = {}  # noqa: RUF012 (replaced, never changed in place)
 
     @property
     def sent(self) -> Arrays:
@@ -102,7 +107,14 @@ class FedAvg(flower.FedAvg):
         fold = fold_replies(replies, self.weight)
         if fold is None:
             return None, None
-        return pack_arrays(self.update(fold)), fold.metrics()
+        self.statistics = statistics(fold.mean)
+        return pack_arrays(self.update(fold) | self.statistics), fold.metrics()
+
+    def averaged(self, moved: ArrayRecord | None) -> ArrayRecord | None:
+        """Put the mean running statistics into a model that a step on the mean led to."""
+        if moved is None or not self.statistics:
+            return moved
+        return pack_arrays(unpack_arrays(moved, copy=False) | self.statistics)
 
 
 def count_sites(grid: Grid) -> int:

@@ -8,6 +8,9 @@ Classification", 2019 (arXiv:1909.06335), section 4.3::
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from flwr.app import ArrayRecord, Message, MetricRecord
 from flwr.serverapp import strategy as flower
 
 from strategies.fedavg import FedAvg, local_update
@@ -21,3 +24,10 @@ class FedAvgM(flower.FedAvgM, FedAvg):
     Arguments as ``flwr.serverapp.strategy.FedAvgM``: ``server_learning_rate`` (eta),
     ``server_momentum`` (beta).
     """
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Fold replies, then take the momentum step."""
+        moved, metrics = super().aggregate_train(server_round, replies)
+        return self.averaged(moved), metrics

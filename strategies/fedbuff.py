@@ -6,18 +6,16 @@ Asynchronous Aggregation", AISTATS 2022 (arXiv:2106.06639), Algorithm 1::
     buffer <- buffer + s(t - t_k) (w_k - w_{t_k}),     s(a) = (1 + a)^(-1/2)
     when it holds K updates:  w <- w + eta_g buffer / K;  t <- t + 1;  empty it
 
-One round of the loop waits for K replies, not for all. Who has not replied keeps training on its
-old model, is not asked again meanwhile, and is folded into a later round with the weight of its
-age. What is left of true asynchrony: replies are read exchange by exchange, oldest first, so a
-site that is slow in an old round is waited for before newer replies are looked at; and the
-evaluation after each update asks every site, busy or not.
+A round of the loop is one step: it ends with the K-th reply, whichever sites these come from. Who
+has not replied goes on training on its old model, is not asked anything meanwhile, and counts with
+the weight of its age in the round in which its reply comes (``fl_server.open_exchange``). Its
+held-out rows are missing from the scores until then; the last round waits for every site.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -27,21 +25,11 @@ from flwr.serverapp import Grid
 from strategies.fedavg import FedAvg, local_update
 from strategies.folding import number
 from strategies.messages import ARRAYS, LOSS, METRICS, ROUND, pack_arrays, record_of, unpack_arrays
-from strategies.weights import added, difference, zeros_like
+from strategies.weights import added, difference, statistics, zeros_like
 from tasks.contract import Arrays
 from tasks.errors import ConfigError
 
 __all__ = ["FedBuff", "local_update"]
-
-
-@dataclass
-class _Wave:
-    """One round's requests: the model they carry, its version, who has not replied."""
-
-    model: Arrays
-    version: int
-    nodes: set[int]
-    replies: Iterator[Message]
 
 
 class FedBuff(FedAvg):
@@ -58,7 +46,8 @@ class FedBuff(FedAvg):
     """
 
     needs_single_updates: ClassVar[bool] = True
-    transient: ClassVar[tuple[str, ...]] = (*FedAvg.transient, "waves")
+    is_asynchronous: ClassVar[bool] = True
+    transient: ClassVar[tuple[str, ...]] = (*FedAvg.transient, "started")
 
     def __init__(
         self,
@@ -76,54 +65,57 @@ class FedBuff(FedAvg):
         self.version = 0
         self.buffered = 0
         self.buffer: Arrays | None = None
-        self.waves: list[_Wave] = []
+        self.buffer_weight = 0.0
+        self.started: dict[int, tuple[int, Arrays]] = {}
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Ask the sites that are not training."""
         self.sent_record = arrays
-        busy = {node for wave in self.waves for node in wave.nodes}
-        free = [node for node in grid.get_node_ids() if node not in busy]
+        free = list(grid.get_node_ids())
         count = max(int(len(free) * self.fraction_train), min(len(free), 1))
         nodes = random.sample(free, count)
         config[ROUND] = server_round
-        self.waves.append(_Wave(self.sent, self.version, set(nodes), iter(())))
+        connected = set(getattr(grid, "connected", free))
+        self.started = {node: s for node, s in self.started.items() if node in connected}
+        self.started |= dict.fromkeys(nodes, (self.version, self.sent))
         content = RecordDict({self.arrayrecord_key: arrays, self.configrecord_key: config})
         return self._construct_messages(content, nodes, MessageType.TRAIN)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Fill the buffer with the oldest replies; step when it is full."""
-        self.waves[-1].replies = iter(replies)
+        """Fill the buffer with the next replies; step when it is full."""
         losses = []
-        while self.buffered < self.buffer_size and self.waves:
-            wave = self.waves[0]
-            reply = next(wave.replies, None)
-            if reply is None:
-                self.waves.pop(0)
-            elif not reply.has_error():
-                wave.nodes.discard(reply.metadata.src_node_id)
-                losses.append(self._fold(reply, wave))
+        for reply in replies:
+            if reply.has_error():
+                continue
+            losses.append(self._fold(reply))
+            if self.buffered >= self.buffer_size:
+                break
         if not losses:
             return None, None
         return pack_arrays(self._step()), MetricRecord({LOSS: float(np.mean(losses))})
 
-    def _fold(self, reply: Message, wave: _Wave) -> float:
-        update = difference(
-            unpack_arrays(record_of(reply.content, ARRAYS, ArrayRecord)), wave.model
-        )
-        weight = (1.0 + self.version - wave.version) ** -self.staleness_exponent
+    def _fold(self, reply: Message) -> float:
+        """Add a reply to the buffer; of running statistics the buffer holds values, not changes."""
+        version, model = self.started.pop(reply.metadata.src_node_id)
+        trained = unpack_arrays(record_of(reply.content, ARRAYS, ArrayRecord))
+        update = difference(trained, model) | statistics(trained)
+        weight = (1.0 + self.version - version) ** -self.staleness_exponent
         self.buffer = added(self.buffer or zeros_like(update), weight, update)
+        self.buffer_weight += weight
         self.buffered += 1
         return number(record_of(reply.content, METRICS, MetricRecord), LOSS, 0.0)
 
     def _step(self) -> Arrays:
         """Return the new model; the old one while the buffer is not full."""
+        sent = self.sent
         if self.buffered < self.buffer_size or self.buffer is None:
-            return self.sent
-        moved = added(self.sent, self.server_lr / self.buffered, self.buffer)
-        self.buffer, self.buffered = None, 0
+            return sent
+        moved = added(sent, self.server_lr / self.buffered, self.buffer)
+        means = {n: a / self.buffer_weight for n, a in statistics(self.buffer).items()}
+        self.buffer, self.buffered, self.buffer_weight = None, 0, 0.0
         self.version += 1
-        return moved
+        return moved | means

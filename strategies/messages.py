@@ -30,6 +30,7 @@ from typing import Any, TypeVar
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 
 from strategies import npy
+from strategies.compression import encoded_names
 from strategies.job import PROTOCOL as PROTOCOL
 from strategies.job import Job as Job
 from tasks.contract import Arrays
@@ -166,8 +167,9 @@ class TrainReply:
         return RecordDict({ARRAYS: pack_arrays(self.arrays), METRICS: metrics})
 
     def to_compressed(self, update: Arrays) -> RecordDict:
-        """Encode for the wire, with an encoded update in place of the floating weights."""
-        whole = {name: a for name, a in self.arrays.items() if a.dtype.kind != "f"}
+        """Encode for the wire, with an encoded update in place of what it encodes."""
+        encoded = encoded_names(self.arrays)
+        whole = {name: a for name, a in self.arrays.items() if name not in encoded}
         records = replace(self, arrays=whole).to_records()
         records[UPDATE] = pack_arrays(update)
         return records

@@ -31,7 +31,7 @@ from strategies.messages import (
     record_of,
     unpack_arrays,
 )
-from strategies.weights import difference, squared_norm, toward
+from strategies.weights import difference, squared_norm, statistics, toward
 from tasks.contract import Arrays
 from tasks.errors import ReplyError
 
@@ -91,7 +91,7 @@ class QFedAvg(flower.QFedAvg):
         if target is None:
             return None, None
         moved = toward(self.sent, lipschitz * mean.weight / scale, target)
-        return pack_arrays(moved), MetricRecord({LOSS: losses / examples})
+        return pack_arrays(moved | statistics(target)), MetricRecord({LOSS: losses / examples})
 
 
 def local_update(local: LocalRound) -> LocalResult:

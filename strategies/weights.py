@@ -10,6 +10,18 @@ from numpy.typing import NDArray
 
 from tasks.contract import Arrays
 
+STATISTICS = ("running_mean", "running_var")
+"""What PyTorch's normalisation layers call the statistics that no gradient moves."""
+
+
+def statistics(arrays: Mapping[str, NDArray[Any]]) -> Arrays:
+    """Return the running statistics of normalisation layers among ``arrays``.
+
+    They are estimates, not weights: only their mean over sites means anything. A step past it
+    (momentum, Adam, a correction) can make a variance negative.
+    """
+    return {name: a for name, a in arrays.items() if name.rpartition(".")[2] in STATISTICS}
+
 
 def zeros_like(arrays: Mapping[str, NDArray[Any]]) -> Arrays:
     """Return zeros of the same names, shapes and dtypes."""

@@ -59,9 +59,24 @@ def test_a_buffer_larger_than_the_federation_fills_over_rounds(federation):
 
 def test_site_that_still_trains_is_not_asked_again(federation):
     history = federation(FedBuff(buffer_size=2, **minima()), random_sites(5), rounds=2)
-    asked = [[s.site for s in r.sites if s.phase == "train"] for r in history.records[1:]]
-    assert len(asked[0]) == 2
-    assert set(asked[1]) <= set(asked[0])
+    asked = [
+        {s.site for s in r.sites if s.phase == "train" and s.bytes_down} for r in history.records
+    ]
+    replied = [
+        {s.site for s in r.sites if s.phase == "train" and s.status == "ok"}
+        for r in history.records
+    ]
+    assert [len(sites) for sites in asked] == [0, 5, 2]
+    assert asked[2] == replied[1]
+    assert replied[2].isdisjoint(replied[1])
+
+
+def test_bytes_count_in_the_round_in_which_they_flow(federation):
+    history = federation(FedBuff(buffer_size=2, **minima()), random_sites(5), rounds=2)
+    for record in history.records[1:]:
+        trained = [site for site in record.sites if site.phase == "train"]
+        assert sum(site.bytes_up > 0 for site in trained) == 2
+        assert {s.status for s in trained if not s.bytes_up} == {"training"}
 
 
 def test_buffer_size_must_be_positive():
