@@ -109,7 +109,7 @@ def check(
     ] = None,
     preview: Annotated[
         Path | None,
-        typer.Option(help="PNG to write: the site's pictures with their boxes, for its own eyes."),
+        typer.Option(help="PNG to write: the site's pictures and labels, for its own eyes."),
     ] = None,
 ) -> None:
     """Check a site's data and policy against a use case; nothing leaves this machine."""

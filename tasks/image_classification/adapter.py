@@ -27,6 +27,7 @@ from tasks.image_classification.data import ImageData, read_site
 from tasks.image_classification.models import ImageClassifier, build_model
 from tasks.image_classification.pictures import TRAIN, read_pictures
 from tasks.image_classification.preprocess import fit_pictures, prepare
+from tasks.image_classification.preview import contact_sheet
 from tasks.image_classification.schema import ImageSchema
 from tasks.images.builders import seeded
 from tasks.images.loader import PixelLoader
@@ -186,6 +187,10 @@ class ImageClassification:
         return pd.DataFrame(
             columns | {f"proba_{name}": scores[:, i] for i, name in enumerate(names)}
         )
+
+    def preview(self, data: SiteData, path: Path) -> Path:
+        """Draw the site's own pictures with their classes, for its operator only."""
+        return contact_sheet(cast(ImageData, data), path, classes=self.schema.classes)
 
 
 def _probabilities(model: ImageClassifier, loader: PixelLoader) -> NDArray[np.float64]:

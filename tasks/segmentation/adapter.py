@@ -30,6 +30,7 @@ from tasks.segmentation.data import SegmentationData, read_site
 from tasks.segmentation.losses import segmentation_loss
 from tasks.segmentation.models import SegmentationModel, build_model
 from tasks.segmentation.predict import MaskFolder, predict_folder, predicted_masks
+from tasks.segmentation.preview import contact_sheet
 from tasks.segmentation.schema import SegmentationSchema
 from tasks.stats import Stats
 from tasks.torch_training import check_config, run_training
@@ -193,3 +194,7 @@ class SemanticSegmentation:
     def predict(self, model: Model, rows: Path) -> MaskFolder:
         """Return what writes a PNG mask for each picture of a folder; masks are not needed."""
         return predict_folder(cast(SegmentationModel, model), rows, self.schema)
+
+    def preview(self, data: SiteData, path: Path) -> Path:
+        """Draw the site's own pictures with their masks, for its operator only."""
+        return contact_sheet(cast(SegmentationData, data), path, classes=self.schema.classes)
