@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from flwr.serverapp.strategy import Strategy
 
 from strategies.growth import check_growing
-from strategies.privacy.combinations import check_combination
+from strategies.privacy.combinations import check_combination, check_sampling
 from strategies.privacy.modes import NoPrivacy
 from tasks.contract import Task
 from tasks.errors import ConfigError
@@ -182,7 +182,7 @@ def check_run(config: RunConfig) -> None:
         check_choices(config.model, config.train)
     check_trees(config, make_strategy(config.strategy), task)
     check_privacy(config, make_strategy(config.strategy), task)
-    make_sampler(config.resolved.get("sampling"))
+    check_sampling(config.privacy, make_sampler(config.resolved.get("sampling")))
 
 
 def check_privacy(config: RunConfig, strategy: Strategy, task: Task) -> None:

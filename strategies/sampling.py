@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 
@@ -137,6 +137,7 @@ class PowerOfChoice:
         d; at least the number to choose. None: all sites.
     """
 
+    needs_losses: ClassVar[bool] = True
     fraction: float = 0.5
     num_candidates: int | None = None
 

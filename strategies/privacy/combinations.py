@@ -19,6 +19,7 @@ from strategies.privacy.modes import (
 )
 from strategies.qfedavg import QFedAvg
 from strategies.requirements import needs_single_updates
+from strategies.sampling import Sampler
 from tasks.contract import Task
 from tasks.errors import ConfigError
 
@@ -82,6 +83,22 @@ def check_combination(
         raise ConfigError(
             "masked updates are whole numbers modulo 2^64 and cannot be compressed; "
             "privacy=secagg needs communication=fp32"
+        )
+
+
+def check_sampling(privacy: Privacy, sampler: Sampler) -> None:
+    """Refuse a choice of sites by what privacy hides.
+
+    Raises
+    ------
+    ConfigError
+        Saying why, and what to change.
+    """
+    if not isinstance(privacy, NoPrivacy) and getattr(sampler, "needs_losses", False):
+        raise ConfigError(
+            f"{type(sampler).__name__} chooses sites by their exact training losses, which privacy "
+            "keeps at the sites or must not let into the model; choose sampling=uniform, by_size "
+            "or stratified, or privacy=none"
         )
 
 

@@ -476,6 +476,12 @@ def test_refuses_what_cannot_be_masked(federated, run, override, why):
         run(federated("privacy=secagg", "train.optimizer=sgd", override))
 
 
+@pytest.mark.parametrize("privacy", ["secagg", "local_dpsgd", "central_fixed"])
+def test_refuses_a_choice_of_sites_by_what_is_hidden(federated, run, privacy):
+    with pytest.raises(ConfigError, match="PowerOfChoice chooses sites by their exact"):
+        run(federated(f"privacy={privacy}", "sampling=power_of_choice"))
+
+
 @pytest.mark.parametrize(
     "override",
     ["privacy.min_sites=2", "privacy.threshold=0.5", "privacy.num_neighbours=1"],
