@@ -172,7 +172,6 @@ def check_run(config: RunConfig) -> None:
         On a task, model, loss, optimiser, strategy or metric that does not exist or fit.
     """
     from fl_server.config import make_strategy
-    from fl_server.instantiation import make_sampler
 
     task = load_task(config.usecase.task, config.schema)
     for key in (config.usecase.score.name, *config.usecase.subgroup_columns):
@@ -182,11 +181,13 @@ def check_run(config: RunConfig) -> None:
         check_choices(config.model, config.train)
     check_trees(config, make_strategy(config.strategy), task)
     check_privacy(config, make_strategy(config.strategy), task)
-    check_sampling(config.privacy, make_sampler(config.resolved.get("sampling")))
 
 
 def check_privacy(config: RunConfig, strategy: Strategy, task: Task) -> None:
     """Refuse a strategy, task or option that does not go with the run's privacy."""
+    from fl_server.instantiation import make_sampler
+
+    check_sampling(config.privacy, make_sampler(config.resolved.get("sampling")))
     check_combination(
         config.privacy,
         strategy,
