@@ -43,6 +43,13 @@ def _run(config: DictConfig) -> float | None:
         # Hydra announces whatever a job raises on stderr; ``main`` raises it instead.
         _failures.append(error)
         return None
+    if outcome.num_failed and outcome.num_failed == len(outcome.rounds) - 1:
+        _failures.append(
+            FedleagueError(
+                f"none of {outcome.num_failed} rounds succeeded, the last one: "
+                f"{outcome.rounds[-1].reason}; {folder} holds the model as submitted"
+            )
+        )
     return outcome.rounds[-1].score
 
 

@@ -135,3 +135,8 @@ class Outcome:
     arrays: Arrays
     rounds: tuple[RoundRecord, ...]
     stopped_early: bool = False
+
+    @property
+    def num_failed(self) -> int:
+        """Number of rounds after the baseline that left no model."""
+        return sum(record.status != "ok" for record in self.rounds[1:])

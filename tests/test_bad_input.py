@@ -366,6 +366,15 @@ def run(finished, folder) -> Path:
     return Path(shutil.copytree(finished, folder / "run"))
 
 
+def test_run_without_one_good_round_is_an_error_that_keeps_its_result(call, folder):
+    ended = call("fl-server", *GOOD, "train.lr=1e30", "rounds=2", "hydra.run.dir=lost")
+    assert (ended.code, len(ended.err.strip().splitlines())) == (2, 1)
+    assert "none of 2 rounds succeeded" in ended.err
+    assert "lower train.lr" in ended.err
+    result = json.loads((folder / "lost/result.json").read_text())
+    assert [r["status"] for r in result["rounds"]] == ["ok", "diverged", "diverged"]
+
+
 def test_weights_that_do_not_fit_are_one_line(call):
     save_file({"w": np.zeros((2, 2), dtype=np.float32)}, "w.safetensors")
     Path("rubbish.safetensors").write_bytes(b"rubbish")
