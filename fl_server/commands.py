@@ -131,13 +131,13 @@ def check(
 
 @app.command("export-sites")
 def export_sites(
-    usecase: Annotated[str, typer.Option(help="Use case with a bundled or generated table.")],
+    usecase: Annotated[str, typer.Option(help="Use case with a data set of its own.")],
     out: Annotated[Path, typer.Option(help="Folder to write, one sub-folder a site.")],
     override: Annotated[
         list[str] | None, typer.Option(help="data.num_sites=3 and the like.")
     ] = None,
 ) -> None:
-    """Write a use case's simulated sites as CSV files and site.yaml, to try a deployment."""
+    """Write a use case's simulated sites, each with its site.yaml, to try a deployment."""
     from fl_server.export import write_sites
 
     for folder in write_sites(usecase, override or [], out):

@@ -2,54 +2,102 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from fl_server.compose import compose_overrides
+from fl_server.config import RunConfig
 from tasks.contract import DataSource, Partition
 from tasks.errors import ConfigError
+from tasks.registry import load_task
 from tasks.tabular.export import site_frames
 from tasks.tabular.schema import TabularSchema
 
 TABULAR = {"tabular_classification": True, "tabular_regression": False}
+NAMED = "dataset:"
+
+Writer = Callable[[DataSource, Path], dict[str, str]]
+"""Writes a source below a folder; returns ``train`` and ``holdout`` of ``site.yaml``."""
 
 
 def write_sites(usecase: str, overrides: list[str], out: Path) -> list[Path]:
-    """Write ``OUT/<site>/{train.csv,holdout.csv,site.yaml}``; the rows are the simulation's.
+    """Write ``OUT/<site>/site.yaml`` and beside it the simulation's training and holdout data.
+
+    Tables become CSV files; pictures a folder with a CSV manifest (classes), COCO JSON (boxes) or
+    masks. A site's folder appears whole or not at all.
 
     Raises
     ------
     ConfigError
-        If the use case has no bundled table, or a folder exists already.
+        If the use case has no data set of its own, or a folder exists already or cannot be written.
     """
     config = compose_overrides([f"usecase={usecase}", *overrides])
-    if config.usecase.task not in TABULAR:
-        raise ConfigError(f"use case '{usecase}' is not tabular; its sites cannot be exported")
-    schema = TabularSchema.from_mapping(config.schema, classification=TABULAR[config.usecase.task])
-    folders = []
-    for site in config.site_data:
-        folder = out / str(site["name"])
+    write = _tables(config) if config.usecase.task in TABULAR else _pictures(config)
+    sources = {out / str(site["name"]): _source(site) for site in config.site_data}
+    for folder in sources:
         if folder.exists():
             raise ConfigError(f"{folder} exists already; give another --out")
-        frames = site_frames(_source(site), config.split_seed, schema)
-        folder.mkdir(parents=True)
+    for folder, source in sources.items():
+        partial = folder.with_name(f".{folder.name}.partial")
+        try:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            _describe(source.name, write(source, partial), partial / "site.yaml")
+            partial.rename(folder)
+        except OSError as error:
+            raise ConfigError(f"{folder} cannot be written ({error.strerror})") from None
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    return list(sources)
+
+
+def _describe(name: str, data: dict[str, str], path: Path) -> None:
+    content = {
+        "name": name,
+        "data": data,
+        "policy": {"min_rows": 5, "min_group_size": 5},
+        "audit": "audit.jsonl",
+    }
+    path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+
+
+def _tables(config: RunConfig) -> Writer:
+    schema = TabularSchema.from_mapping(config.schema, classification=TABULAR[config.usecase.task])
+
+    def write(source: DataSource, folder: Path) -> dict[str, str]:
+        frames = site_frames(source, config.split_seed, schema)
         for name, frame in zip(("train", "holdout"), frames, strict=True):
             frame.to_csv(folder / f"{name}.csv", index=False)
-        content = {
-            "name": site["name"],
-            "data": {"train": "train.csv", "holdout": "holdout.csv"},
-            "policy": {"min_rows": 5, "min_group_size": 5},
-            "audit": "audit.jsonl",
-        }
-        (folder / "site.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
-        folders.append(folder)
-    return folders
+        return {"train": "train.csv", "holdout": "holdout.csv"}
+
+    return write
+
+
+def _pictures(config: RunConfig) -> Writer:
+    task = load_task(config.usecase.task, config.schema)
+    export = getattr(task, "export", None)
+    if export is None:
+        raise ConfigError(f"sites of the task '{config.usecase.task}' cannot be exported")
+
+    def write(source: DataSource, folder: Path) -> dict[str, str]:
+        data: dict[str, str] = export(task.read(source, config.split_seed), folder)
+        return data
+
+    return write
 
 
 def _source(site: Any) -> DataSource:
     data = dict(site["data"])
     partition = data.pop("partition", None)
     part = Partition(**partition) if partition else None
-    return DataSource(name=site["name"], partition=part, **data)
+    source = DataSource(name=site["name"], partition=part, **data)
+    if not source.train.startswith(NAMED):
+        raise ConfigError(
+            f"{source.train} is a site's own already; only data sets by name (data.dataset) are "
+            "exported"
+        )
+    return source

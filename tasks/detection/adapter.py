@@ -19,6 +19,7 @@ from tasks.contract import (
 )
 from tasks.detection.annotations import DetectionItem
 from tasks.detection.data import DetectionData, box_counts, read_site
+from tasks.detection.export import export_site
 from tasks.detection.models import build_model, start_from_file
 from tasks.detection.network import DetectionModel
 from tasks.detection.pixels import chunks
@@ -152,6 +153,10 @@ class ObjectDetection:
     def preview(self, data: SiteData, path: Path) -> Path:
         """Draw the site's own pictures with their boxes, for its operator only."""
         return contact_sheet(cast(DetectionData, data), path, classes=self.schema.classes)
+
+    def export(self, data: SiteData, folder: Path) -> dict[str, str]:
+        """Write the site's pictures and labels below ``folder``, and return how to read them."""
+        return export_site(cast(DetectionData, data), self.schema.classes, folder)
 
 
 def _detections(model: DetectionModel, items: Sequence[DetectionItem]) -> Iterator[Detections]:

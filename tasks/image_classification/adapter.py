@@ -24,6 +24,7 @@ from tasks.contract import (
 )
 from tasks.errors import ConfigError, DataError
 from tasks.image_classification.data import ImageData, read_site
+from tasks.image_classification.export import export_site
 from tasks.image_classification.models import ImageClassifier, build_model
 from tasks.image_classification.pictures import TRAIN, read_pictures
 from tasks.image_classification.preprocess import fit_pictures, prepare
@@ -191,6 +192,10 @@ class ImageClassification:
     def preview(self, data: SiteData, path: Path) -> Path:
         """Draw the site's own pictures with their classes, for its operator only."""
         return contact_sheet(cast(ImageData, data), path, classes=self.schema.classes)
+
+    def export(self, data: SiteData, folder: Path) -> dict[str, str]:
+        """Write the site's pictures and labels below ``folder``, and return how to read them."""
+        return export_site(cast(ImageData, data), self.schema, folder)
 
 
 def _probabilities(model: ImageClassifier, loader: PixelLoader) -> NDArray[np.float64]:

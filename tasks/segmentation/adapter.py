@@ -27,6 +27,7 @@ from tasks.images.preprocess import fitted_values
 from tasks.images.weights import start_from_file
 from tasks.metrics import blank_segmentation, finalise_segmentation, segmentation_stats
 from tasks.segmentation.data import SegmentationData, read_site
+from tasks.segmentation.export import export_site
 from tasks.segmentation.losses import segmentation_loss
 from tasks.segmentation.models import SegmentationModel, build_model
 from tasks.segmentation.predict import MaskFolder, predict_folder, predicted_masks
@@ -198,3 +199,7 @@ class SemanticSegmentation:
     def preview(self, data: SiteData, path: Path) -> Path:
         """Draw the site's own pictures with their masks, for its operator only."""
         return contact_sheet(cast(SegmentationData, data), path, classes=self.schema.classes)
+
+    def export(self, data: SiteData, folder: Path) -> dict[str, str]:
+        """Write the site's pictures and labels below ``folder``, and return how to read them."""
+        return export_site(cast(SegmentationData, data), self.schema, folder)

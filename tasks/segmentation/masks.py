@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from tasks.errors import DataError
+from tasks.errors import ConfigError, DataError
 from tasks.images.augment import IGNORED
 from tasks.segmentation.schema import Colour, SegmentationSchema
 
@@ -107,14 +107,25 @@ def class_counts(mask: Classes, num_classes: int) -> NDArray[np.int64]:
 
 
 def palette_image(mask: Classes, schema: SegmentationSchema) -> Image.Image:
-    """Return a mask as it is written: the use case's numbers, or else class numbers in colour."""
+    """Return a mask as it is written: the use case's numbers, or else class numbers in colour.
+
+    Raises
+    ------
+    ConfigError
+        If a pixel has no label and the use case no value for that.
+    """
+    values = list(schema.values)
+    if (mask == IGNORED).any():
+        if not schema.ignore:
+            raise ConfigError("usecase.ignore names no value for pixels without a label; add one")
+        mask = np.where(mask == IGNORED, len(values), mask)
+        values.append(schema.ignore[0])
+    table = np.array(values)
     if schema.coloured:
-        table = np.array(schema.values, dtype=np.uint8)
-        return Image.fromarray(table[mask])
-    numbers = np.array(schema.values)
-    if numbers.max() > 255:
-        return Image.fromarray(numbers.astype(np.uint16)[mask])
-    picture = Image.fromarray(numbers.astype(np.uint8)[mask]).convert("P")
+        return Image.fromarray(table.astype(np.uint8)[mask])
+    if table.max() > 255:
+        return Image.fromarray(table.astype(np.uint16)[mask])
+    picture = Image.fromarray(table.astype(np.uint8)[mask]).convert("P")
     picture.putpalette(_palette())
     return picture
 

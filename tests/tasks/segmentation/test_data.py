@@ -56,6 +56,18 @@ def test_every_kind_of_mask_gives_the_same_classes(site, make_schema, convert, k
         assert part.counts == tuple(np.bincount(scene(number)[1].ravel(), minlength=3))
 
 
+@pytest.mark.parametrize("keys", [{}, {"values": COLOURS, "ignore": [[9, 9, 9]]}, {"ignore": 400}])
+def test_written_pixels_without_a_label_are_read_back(tmp_path, make_schema, keys):
+    mask = scene(3)[1].copy()
+    mask[:2] = IGNORED
+    schema = make_schema(**keys)
+    palette_image(mask, schema).save(tmp_path / "m.png")
+    np.testing.assert_array_equal(read_mask(tmp_path / "m.png", schema), mask)
+    nameless = make_schema(values=COLOURS)
+    with pytest.raises(ConfigError, match=r"usecase\.ignore"):
+        palette_image(mask, nameless)
+
+
 def test_written_masks_are_read_back(tmp_path, make_schema):
     for keys in ({}, {"values": COLOURS}, {"values": _numbered(0, 300, 9)}):
         schema = make_schema(**keys)
