@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections import OrderedDict
 from collections.abc import Mapping
 from functools import lru_cache
@@ -37,6 +36,7 @@ from tasks.contract import (
 from tasks.errors import DataError, PolicyError, ReplyError
 from tasks.growing import GrowingModel
 from tasks.registry import load_task
+from tasks.stamps import stamp
 from tasks.stats import Stats
 
 MAX_SOURCES = 4096
@@ -232,7 +232,7 @@ _readings: OrderedDict[DataSource, tuple[tuple[object, ...], SiteData]] = Ordere
 def _data(task_name: str, schema: str, source: DataSource, split_seed: int) -> SiteData:
     """Read a site's rows, or return the last reading if neither job nor file has changed."""
     seed = split_seed if source.split_seed is None else source.split_seed
-    asked = (task_name, schema, seed, _stamp(source.train), _stamp(source.holdout))
+    asked = (task_name, schema, seed, stamp(source.train), stamp(source.holdout))
     known = _readings.get(source)
     if known is not None and known[0] == asked:
         return known[1]
@@ -244,15 +244,6 @@ def _data(task_name: str, schema: str, source: DataSource, split_seed: int) -> S
     while len(_readings) > MAX_SOURCES:
         _readings.popitem(last=False)
     return data
-
-
-def _stamp(name: str | None) -> object:
-    """Return what changes when a file does."""
-    try:
-        status = os.stat(name or "")
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_size
 
 
 @lru_cache(maxsize=4)

@@ -23,10 +23,11 @@ from tasks.detection.schema import DetectionSchema
 from tasks.detection.voc import is_voc, read_voc
 from tasks.detection.yolo import has_val, is_yolo, read_yolo
 from tasks.errors import ConfigError, DataError, SchemaError
-from tasks.images.pool import DATASET, Pool, require_two, stamp, usable
+from tasks.images.pool import DATASET, Pool, require_two, usable
 from tasks.images.report import ImageReport
 from tasks.partition import partition_rows
 from tasks.site_splits import SiteSplits
+from tasks.stamps import stamp
 from tasks.tabular.data import split_rows
 
 TASK = "object_detection"

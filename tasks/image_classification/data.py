@@ -27,12 +27,13 @@ from tasks.image_classification.pictures import (
 from tasks.image_classification.schema import ImageSchema
 from tasks.images.loader import PixelLoader
 from tasks.images.pixels import Geometry
-from tasks.images.pool import DATASET, Pool, require_two, stamp, usable
+from tasks.images.pool import DATASET, Pool, require_two, usable
 from tasks.images.read import BadImageError
 from tasks.images.refs import ImageRef
 from tasks.images.report import ImageReport
 from tasks.partition import partition_rows
 from tasks.site_splits import SiteSplits
+from tasks.stamps import stamp
 from tasks.tabular.data import split_rows
 from tasks.tabular.schema import quoted, suggest
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -51,12 +50,6 @@ def usable(
     if not items:
         raise DataError(f"{name}: no usable picture; {'; '.join(report.notes()) or 'add some'}")
     return Pool(items, tuple(report.notes()), ordered)
-
-
-def stamp(name: str) -> object:
-    """Return what changes when a file or the top of a folder does; None for a named data set."""
-    path = Path(name)
-    return None if name.startswith(DATASET) or not path.exists() else path.stat().st_mtime_ns
 
 
 def require_two(pool: Pool[T], origin: str, site: str) -> None:

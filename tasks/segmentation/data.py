@@ -22,7 +22,7 @@ from tasks.errors import ConfigError, DataError, SchemaError
 from tasks.images.augment import IGNORED
 from tasks.images.loader import PixelLoader
 from tasks.images.pixels import Geometry
-from tasks.images.pool import DATASET, Pool, require_two, stamp, usable
+from tasks.images.pool import DATASET, Pool, require_two, usable
 from tasks.images.read import SUFFIXES, BadImageError
 from tasks.images.refs import FileImage, ImageRef
 from tasks.images.report import ImageReport
@@ -31,6 +31,7 @@ from tasks.segmentation import masks
 from tasks.segmentation.masks import BadMaskError, FileMask, MaskRef, class_counts
 from tasks.segmentation.schema import SegmentationSchema
 from tasks.site_splits import SiteSplits
+from tasks.stamps import stamp
 from tasks.tabular.data import split_rows
 from tasks.tabular.schema import quoted, suggest
 
