@@ -4,7 +4,7 @@
 
     name: clinic_a
     data:
-      train: data/train.csv        # CSV or Parquet, relative to this file
+      train: data/train.csv        # CSV, Parquet or pictures, relative to this file
       holdout: null                # or a second file
       holdout_fraction: 0.2        # without one, this part of the rows is held out
       split_seed: null             # pins the split; null: the run's

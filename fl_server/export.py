@@ -49,7 +49,7 @@ def write_sites(usecase: str, overrides: list[str], out: Path) -> list[Path]:
             _describe(source.name, write(source, partial), partial / "site.yaml")
             partial.rename(folder)
         except OSError as error:
-            raise ConfigError(f"{folder} cannot be written ({error.strerror})") from None
+            raise ConfigError(f"{folder} cannot be written ({error.strerror or error})") from None
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     return list(sources)
