@@ -10,21 +10,40 @@ ICLR 2021 (arXiv:2003.00295), Algorithm 2::
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import cast
+
 import numpy as np
-from flwr.app import ArrayRecord
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp import Grid
 from flwr.serverapp.strategy.fedopt import FedOpt
 
+from strategies.fedavg import FedAvg
 from strategies.messages import unpack_arrays
 
 
-def start_second_moment(strategy: FedOpt, arrays: ArrayRecord) -> None:
-    """Set v_{-1} = tau^2 before the first round; Flower's halves start from 0.
+class AdaptiveStep(FedOpt):
+    """Goes in front of one of Flower's halves, with our ``FedAvg`` behind it."""
 
-    The algorithm asks for v_{-1} >= tau^2: from 0, a weight whose first pseudo-gradient is tiny
-    is moved by eta d / (|d| + tau) instead of at most eta d / (2 tau).
-    """
-    if strategy.v_t is None:
-        strategy.v_t = {
-            name: np.full_like(array, strategy.tau**2)
-            for name, array in unpack_arrays(arrays).items()
-        }
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Set v_{-1} = tau^2 before the first round, then ask the sampled sites to train.
+
+        The algorithm asks for v_{-1} >= tau^2; Flower's halves start from 0, where a weight whose
+        first pseudo-gradient is tiny is moved by eta d / (|d| + tau) instead of at most
+        eta d / (2 tau).
+        """
+        if self.v_t is None:
+            self.v_t = {
+                name: np.full_like(array, self.tau**2)
+                for name, array in unpack_arrays(arrays).items()
+            }
+        return super().configure_train(server_round, arrays, config, grid)
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Fold replies, then take the adaptive step."""
+        moved, metrics = super().aggregate_train(server_round, replies)
+        return cast(FedAvg, self).averaged(moved), metrics

@@ -11,31 +11,23 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
-from flwr.serverapp import Grid
+from flwr.app import ArrayRecord, Message, MetricRecord
 from flwr.serverapp import strategy as flower
 
-from strategies.adaptive import start_second_moment
+from strategies.adaptive import AdaptiveStep
 from strategies.fedavg import FedAvg, local_update
 from strategies.messages import pack_arrays
 
 __all__ = ["FedAdam", "local_update"]
 
 
-class FedAdam(flower.FedAdam, FedAvg):
+class FedAdam(AdaptiveStep, flower.FedAdam, FedAvg):
     """Flower's FedAdam on top of our streaming mean, with the paper's server step.
 
     Arguments as ``flwr.serverapp.strategy.FedAdam``. Flower multiplies eta by
     sqrt(1 - beta_2^(t+1)) / (1 - beta_1^(t+1)), t from 1: a bias correction that Algorithm 2 does
     not have, and one round ahead of Kingma and Ba's. Here eta is eta.
     """
-
-    def configure_train(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """Start the second moment, then ask the sampled sites to train."""
-        start_second_moment(self, arrays)
-        return super().configure_train(server_round, arrays, config, grid)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
