@@ -9,6 +9,8 @@ logged by it too.
 from __future__ import annotations
 
 import weakref
+from collections.abc import Mapping
+from dataclasses import replace
 
 from flwr.app import ArrayRecord, Context, Message
 from flwr.clientapp import ClientApp
@@ -16,7 +18,9 @@ from flwr.clientapp import ClientApp
 from fl_client import runner, secure
 from fl_client.egress import egress_guard
 from fl_client.locate import site_of
-from fl_client.state import ContextState
+from fl_client.memory import memory_of
+from fl_client.site import SiteConfig
+from fl_client.state import RoundState, open_state
 from strategies.messages import (
     ARRAYS,
     EXTRA,
@@ -24,6 +28,7 @@ from strategies.messages import (
     ROUND,
     WEIGHTING,
     Job,
+    SiteReply,
     TrainReply,
     config_of,
     find_record,
@@ -49,23 +54,36 @@ app = GuardedApp()
 @app.query("describe")
 def describe(message: Message, context: Context) -> Message:
     """Say who this site is and how many rows it has."""
-    reply = runner.describe(site_of(context), str(config_of(message)[JOB]))
-    return Message(reply.to_records(), reply_to=message)
+    site, job = site_of(context), str(config_of(message)[JOB])
+    return _introduced(runner.describe(site, job), message, site)
 
 
 @app.query("fit")
 def fit(message: Message, context: Context) -> Message:
     """Send the summands of the preprocessing."""
-    reply = runner.fit(site_of(context), str(config_of(message)[JOB]))
-    return Message(reply.to_records(), reply_to=message)
+    site, job = site_of(context), str(config_of(message)[JOB])
+    return _introduced(runner.fit(site, job), message, site)
 
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
-    """Run the strategy's client half on the site's training rows."""
+    """Run the strategy's client half on the site's training rows.
+
+    What the site remembers is kept before the reply leaves: the server never has a change of
+    which the site may lose its half.
+    """
+    config = config_of(message)
+    site, number = site_of(context), _round_of(config)
+    state = open_state(context, site, str(config[JOB]), before=number)
+    reply = _trained(message, context, site, state)
+    state.keep(number)
+    return reply
+
+
+def _trained(message: Message, context: Context, site: SiteConfig, state: RoundState) -> Message:
     config = config_of(message)
     extra = find_record(message.content, EXTRA, ArrayRecord)
-    site, job, state = site_of(context), str(config[JOB]), ContextState(context)
+    job = str(config[JOB])
     received = (_weights(message), unpack_arrays(extra) if extra is not None else {})
     result = runner.train(site, job, received, config, state)
     outcome = result.outcome
@@ -92,7 +110,8 @@ def evaluate(message: Message, context: Context) -> Message:
     """Send the metric summands of the site's holdout rows."""
     config = config_of(message)
     site, job = site_of(context), str(config[JOB])
-    state = ContextState(context) if config.get(ROUND) else None  # round 0: as submitted
+    number = _round_of(config)  # round 0: as submitted
+    state = open_state(context, site, job, before=number + 1) if number else None
     reply = runner.evaluate(site, job, _weights(message), state)
     if Job.from_json(job).secagg:
         return secure.opened(message, context, evaluate_summands(reply, runner.blank(job)))
@@ -107,6 +126,21 @@ def masked_sum(message: Message, context: Context) -> Message:
     if not job.secagg:
         raise PolicyError("the job does not ask for secure aggregation")
     return secure.continued(message, context, site)
+
+
+def _introduced(reply: SiteReply, message: Message, site: SiteConfig) -> Message:
+    """Add from which round the site remembers the run: the server may have to forget its half."""
+    config = config_of(message)
+    memory = memory_of(site, str(config[JOB]))
+    found = memory.newest(_round_of(config)) if memory is not None else None
+    if found is not None:
+        reply = replace(reply, memory_round=found[0])
+    return Message(reply.to_records(), reply_to=message)
+
+
+def _round_of(config: Mapping[str, object]) -> int:
+    number = config.get(ROUND)
+    return number if isinstance(number, int) and number > 0 else 0
 
 
 _last: tuple[weakref.ref[ArrayRecord], Arrays] | None = None

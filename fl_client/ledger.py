@@ -1,7 +1,8 @@
 """What private training has spent at this site, over all rounds and runs; the server has no say.
 
 The releases are kept in the site's ledger file (``ledger`` in ``site.yaml``), or, where it has
-none, with what the site remembers of the run. They are written before the training they pay for.
+none, in a file of the run in its ``memory`` folder, or, where it has no files (a simulation), with
+what the site remembers of the run. They are written before the training they pay for.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Protocol
 
 import numpy as np
 
+from fl_client.memory import make_private
 from fl_client.policy import Policy
 from strategies.local import SiteState
 from strategies.privacy.accounting import Release, epsilon_of
@@ -151,7 +153,7 @@ def _alone(path: Path | None) -> Iterator[None]:
     if path is None:
         yield
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_private(path.parent)
     with path.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -16,6 +16,7 @@ from typing import Any, cast
 import numpy as np
 
 from fl_client.ledger import Ledger
+from fl_client.memory import memory_of
 from fl_client.policy import Policy
 from fl_client.site import SiteConfig
 from strategies.compression import applies, encode
@@ -89,7 +90,7 @@ def train(
     seed = child_seed(
         job.seed, "train", site.name, server_round if isinstance(server_round, int) else 0
     )
-    ledger = Ledger(site.policy, site.ledger, state)
+    ledger = _ledger(site, job_text, state)
     task = cast(Task, _BoundedTask(task, site.policy, ledger, job.train))
     return half(LocalRound(task, model, data, job.train, arrays, config, seed, state, extra))
 
@@ -150,8 +151,15 @@ def spent_epsilon(site: SiteConfig, job_text: str, state: SiteState) -> float | 
     noise = Job.from_json(job_text).train.dp
     if noise is None:
         return None
-    spent = Ledger(site.policy, site.ledger, state).spent(noise.delta)
+    spent = _ledger(site, job_text, state).spent(noise.delta)
     return spent if math.isfinite(spent) else None
+
+
+def _ledger(site: SiteConfig, job_text: str, state: SiteState) -> Ledger:
+    """Return the site's ledger; without one, the run's own file: a replayed round spends twice."""
+    memory = memory_of(site, job_text)
+    run_file = memory.ledger if memory is not None else None
+    return Ledger(site.policy, site.ledger or run_file, state)
 
 
 class _BoundedTask:

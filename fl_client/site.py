@@ -25,6 +25,7 @@
       secagg_min_sites: 3          # of at least this many sites
     audit: null                    # audit.jsonl: append-only log of everything asked and sent
     ledger: null                   # what was spent of the budget; null: epsilon.json, beside this
+    memory: memory                 # folder of what strategies remember here; null: no files
     location: null                 # where the site is, for its own records
 
 Every key but ``name`` and ``data.train`` may be left out; shown are the values it then has.
@@ -51,12 +52,13 @@ from tasks.errors import ConfigError
 
 @dataclass(frozen=True)
 class SiteConfig:
-    """One site: its data, its policy, its audit log."""
+    """One site: its data, its policy, the files that it keeps."""
 
     source: DataSource
     policy: Policy = field(default_factory=Policy)
     audit: Path | None = None
     ledger: Path | None = None
+    memory: Path | None = None
     location: str | None = None
 
     @property
@@ -86,7 +88,7 @@ def read_site(path: Path) -> SiteConfig:
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: expected keys name, data, policy; see `fl-client --help`")
     folder = path.resolve().parent
-    site = site_from_mapping(raw, str(path), folder)
+    site = site_from_mapping({"memory": "memory", **raw}, str(path), folder)
     if site.policy.epsilon_budget is None or site.ledger is not None:
         return site
     return replace(site, ledger=folder / "epsilon.json")
@@ -116,7 +118,7 @@ def site_from_mapping(raw: Mapping[str, Any], origin: str, folder: Path) -> Site
     ConfigError
         On a missing or unknown key, naming ``origin`` and the key.
     """
-    _known(raw, {"name", "data", "policy", "audit", "ledger", "location"}, origin, "")
+    _known(raw, {"name", "data", "policy", "audit", "ledger", "memory", "location"}, origin, "")
     name = raw.get("name")
     if not isinstance(name, str) or not name.strip():
         raise ConfigError(f"{origin}: key 'name' is missing or no text; write name: my_site")
@@ -128,6 +130,7 @@ def site_from_mapping(raw: Mapping[str, Any], origin: str, folder: Path) -> Site
         policy=Policy(**_values(Policy, _section(raw, "policy", origin), origin, "policy.")),
         audit=folder / _text(raw["audit"], origin, "audit") if raw.get("audit") else None,
         ledger=folder / _text(raw["ledger"], origin, "ledger") if raw.get("ledger") else None,
+        memory=folder / _text(raw["memory"], origin, "memory") if raw.get("memory") else None,
         location=_text(raw["location"], origin, "location") if raw.get("location") else None,
     )
 

@@ -33,6 +33,8 @@ class Job:
         How a training reply encodes its update.
     secagg : bool
         Whether training and evaluation replies leave masked only.
+    run : str
+        Under which name the sites remember the run; a resumed run has the name that it had.
     """
 
     task: str
@@ -45,6 +47,7 @@ class Job:
     fitted: Mapping[str, Any] | None = None
     communication: Compression = field(default_factory=Compression)
     secagg: bool = False
+    run: str = ""
     protocol: int = PROTOCOL
 
     def to_json(self) -> str:

@@ -50,13 +50,14 @@ ARRAYS, CONFIG, METRICS, STATS, SITE = "arrays", "config", "metrics", "stats", "
 EXTRA, UPDATE = "extra", "update"
 MASKED_SUM, SECAGG, MASKED, VECTOR = "query.secagg", "secagg", "masked", "vector"
 JOB, ROUND, NUM_EXAMPLES, PROXIMAL_MU = "job", "server-round", "num-examples", "proximal-mu"
-NUM_TRAIN, NUM_HOLDOUT, NUM_STEPS, LOSS, EPSILON, NAME = (
+NUM_TRAIN, NUM_HOLDOUT, NUM_STEPS, LOSS, EPSILON, NAME, MEMORY_ROUND = (
     "num-train",
     "num-holdout",
     "num-steps",
     "train-loss",
     "epsilon",
     "name",
+    "memory-round",
 )
 
 SESSION, STAGE, WEIGHTING = "secagg-session", "secagg-stage", "secagg-weighting"
@@ -107,21 +108,24 @@ class Refusal(Enum):
 
 @dataclass(frozen=True)
 class SiteReply:
-    """A site's answer to ``query.describe`` and ``query.fit``."""
+    """A site's answer to ``query.describe`` and ``query.fit``.
+
+    ``memory_round`` is the last round, before the one asked about, after which the site has kept
+    what the strategy remembers; None if there is none.
+    """
 
     name: str
     num_train: int
     num_holdout: int
     stats: Stats = field(default_factory=Stats)
+    memory_round: int | None = None
 
     def to_records(self) -> RecordDict:
         """Encode for the wire."""
-        records = RecordDict(
-            {
-                SITE: ConfigRecord({NAME: self.name}),
-                METRICS: MetricRecord({NUM_TRAIN: self.num_train, NUM_HOLDOUT: self.num_holdout}),
-            }
-        )
+        metrics = MetricRecord({NUM_TRAIN: self.num_train, NUM_HOLDOUT: self.num_holdout})
+        if self.memory_round is not None:
+            metrics[MEMORY_ROUND] = self.memory_round
+        records = RecordDict({SITE: ConfigRecord({NAME: self.name}), METRICS: metrics})
         if len(self.stats):
             records[STATS] = pack_arrays(self.stats)
         return records
@@ -140,6 +144,7 @@ class SiteReply:
                 _count(metrics, NUM_TRAIN),
                 _count(metrics, NUM_HOLDOUT),
                 Stats(unpack_arrays(stats)) if stats is not None else Stats(),
+                _count(metrics, MEMORY_ROUND) if MEMORY_ROUND in metrics else None,
             )
         except KeyError as error:
             raise ReplyError(f"reply lacks {error}") from error
