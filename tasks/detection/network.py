@@ -17,6 +17,7 @@ from tasks.detection.augment import Augment
 from tasks.detection.pixels import Target, squares
 from tasks.detection.schema import DetectionSchema
 from tasks.errors import DivergedError
+from tasks.images.network import FLOAT32
 from tasks.images.norms import named_statistics
 from tasks.metrics.detection import Detections
 from tasks.torch_layers import NORMS
@@ -45,7 +46,10 @@ class Network(Protocol):
         """Whether a normalised feature map may have a single pixel."""
 
     def loss(self, images: torch.Tensor, targets: Sequence[Target]) -> torch.Tensor:
-        """Return the mean loss of a batch; images (b, 3, s, s) in [0, 1]."""
+        """Return the mean loss of a batch; images (b, 3, s, s) in [0, 1] beside the module.
+
+        The targets are on the CPU.
+        """
 
     def detect(self, images: torch.Tensor) -> list[Found]:
         """Return each picture's detections after suppression, with scores above the floor.
@@ -61,17 +65,26 @@ class DetectionModel:
     """A detector with its preprocessing (``contract.Model``).
 
     What travels are the trainable parameters and the running statistics of batch normalisation;
-    constants (the integral of YOLO's box distribution) and counters do not.
+    constants (the integral of YOLO's box distribution) and counters do not. It lives on the GPU
+    where there is one.
     """
 
-    def __init__(self, network: Network, schema: DetectionSchema, augment: Augment) -> None:
+    def __init__(
+        self,
+        network: Network,
+        schema: DetectionSchema,
+        augment: Augment,
+        device: torch.device | None = None,
+    ) -> None:
         self.network = network
         self.schema = schema
         self.augment = augment
+        self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.module.to(self.device)
         named = {n: p for n, p in self.module.named_parameters() if p.requires_grad}
         self.parameters = list(named.values())
-        self._views = {n: p.detach().numpy() for n, p in named.items()}
-        self._views |= {n: b.numpy() for n, b in named_statistics(self.module)}
+        self._state: dict[str, torch.Tensor] = {n: p.detach() for n, p in named.items()}
+        self._state |= dict(named_statistics(self.module))
         self.module.eval()
 
     @property
@@ -81,7 +94,7 @@ class DetectionModel:
 
     def arrays(self) -> Arrays:
         """Return the weights by name (copies, float32)."""
-        return {name: view.copy() for name, view in self._views.items()}
+        return {name: np.array(tensor.cpu().numpy()) for name, tensor in self._state.items()}
 
     def load(self, arrays: Arrays) -> None:
         """Set the weights.
@@ -92,14 +105,14 @@ class DetectionModel:
             If a name, shape or dtype differs.
         """
         self.check(arrays)
-        for name, view in self._views.items():
-            np.copyto(view, arrays[name])
+        for name, tensor in self._state.items():
+            tensor.copy_(torch.tensor(arrays[name]))
 
     def check(self, arrays: Arrays) -> None:
         """Raise ReplyError unless names, shapes and dtypes are those of the weights."""
-        require_names(arrays, self._views)
-        for name, view in self._views.items():
-            require_form(name, arrays[name], view.shape, view.dtype)
+        require_names(arrays, self._state)
+        for name, tensor in self._state.items():
+            require_form(name, arrays[name], tuple(tensor.shape), FLOAT32)
 
     def layer_kinds(self) -> dict[str, str]:
         """Return each weight's kind: ``norm``, ``head`` or ``body``."""
@@ -110,18 +123,33 @@ class DetectionModel:
                 return "norm"
             return "head" if name.startswith(self.network.head) else "body"
 
-        return {name: kind(name) for name in self._views}
+        return {name: kind(name) for name in self._state}
 
     def is_finite(self) -> bool:
         """Say whether every weight is a number."""
-        return all(bool(np.isfinite(view).all()) for view in self._views.values())
+        return all(bool(torch.isfinite(tensor).all()) for tensor in self._state.values())
+
+    def loss(self, images: torch.Tensor, targets: Sequence[Target]) -> torch.Tensor:
+        """Return the mean loss of a batch; images (b, 3, s, s) in [0, 1], on any device."""
+        return self.network.loss(images.to(self.device), targets)
+
+    def detect_squares(self, images: torch.Tensor) -> list[Found]:
+        """Return each square's detections, in its pixels; images (b, 3, s, s), on any device.
+
+        Raises
+        ------
+        DivergedError
+            If a score or a box is not finite.
+        """
+        found = self.network.detect(images.to(self.device))
+        return [(boxes.cpu(), scores.cpu(), labels.cpu()) for boxes, scores, labels in found]
 
     def detect(self, pictures: Sequence[Image.Image]) -> list[Detections]:
         """Return what the model finds, in the pixels of each picture."""
         size = self.schema.image_size
         images, frames = squares(pictures, size, keep_ratio=self.schema.letterbox)
         with torch.inference_mode():
-            found = self.network.detect(images)
+            found = self.detect_squares(images)
         results = []
         for (boxes, scores, labels), frame, picture in zip(found, frames, pictures, strict=True):
             corners = frame.back(boxes.numpy(), picture.width, picture.height)

@@ -60,7 +60,11 @@ class TorchvisionNetwork:
 
     def loss(self, images: torch.Tensor, targets: Sequence[Target]) -> torch.Tensor:
         """Return the sum of the detector's losses."""
-        marks = [{"boxes": t.boxes, "labels": t.labels + self._first} for t in targets]
+        device = images.device
+        marks = [
+            {"boxes": t.boxes.to(device), "labels": (t.labels + self._first).to(device)}
+            for t in targets
+        ]
         losses: dict[str, torch.Tensor] = self.module(list(images), marks)
         return torch.stack([value.reshape(()) for value in losses.values()]).sum()
 

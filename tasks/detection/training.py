@@ -48,8 +48,8 @@ def train_detector(
         try:
             if len(targets) == 1 and network.single_value_maps:  # one value has no variance
                 with frozen_statistics(network.module):
-                    return network.loss(images, targets)
-            return network.loss(images, targets)
+                    return model.loss(images, targets)
+            return model.loss(images, targets)
         except (RuntimeError, IndexError, ValueError, AssertionError) as error:
             if _is_healthy(model, images):
                 raise
@@ -94,7 +94,7 @@ def _is_healthy(model: DetectionModel, images: torch.Tensor) -> bool:
     model.module.eval()
     try:
         with torch.no_grad():
-            model.network.detect(images)
+            model.detect_squares(images)
     except DivergedError:
         return False
     finally:

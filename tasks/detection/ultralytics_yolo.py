@@ -52,11 +52,16 @@ class YoloNetwork:
     def __init__(self, module: nn.Module, schema: DetectionSchema) -> None:
         self.module = module
         self._schema = schema
-        self._loss = module.init_criterion()  # type: ignore[operator]
+        self._loss: Any = None  # made on the device where the module is by then
         self.head = (f"model.{len(module.model) - 1}.",)  # type: ignore[arg-type]
 
     def loss(self, images: torch.Tensor, targets: Sequence[Target]) -> torch.Tensor:
-        """Return ultralytics' box, class and distribution loss, for one picture."""
+        """Return ultralytics' box, class and distribution loss, for one picture.
+
+        Its criterion moves the targets to the module's device.
+        """
+        if self._loss is None:
+            self._loss = self.module.init_criterion()  # type: ignore[operator]
         size = images.shape[-1]
         boxes = torch.cat([target.boxes for target in targets])
         centres = torch.cat([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]], 1)
