@@ -66,7 +66,8 @@ def execute(grid: Grid, config: RunConfig, progress: Progress | None = None) -> 
     resumed = _resumed(config, mark)
     progress = progress or Progress(config)
     with progress, BoardObserver(config) as board:
-        enrolment = Enrolment(grid, config, task, client_half_name(strategy))
+        half = client_half_name(strategy)
+        enrolment = Enrolment(grid, config, task, half, resumed=resumed)
         enrolment.start(_expected(config), resumed.fitted if resumed else None)
         model = task.build(config.model, enrolment.fitted, config.seed)
         check_layers(strategy, model)

@@ -38,6 +38,8 @@ class Checkpoint:
         What must not change between a run and its resumption.
     best : dict of str to array or None
         The best model so far, where early stopping keeps it.
+    run : str
+        Under which name the sites remember the run.
     site_memory : dict of str to array
         What simulated sites remember between rounds; empty where the sites are real.
     """
@@ -50,6 +52,7 @@ class Checkpoint:
     strategy_numbers: Mapping[str, Any] = field(default_factory=dict)
     best: Arrays | None = None
     site_memory: Arrays = field(default_factory=dict)
+    run: str = ""
 
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
@@ -67,6 +70,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     arrays = {name: np.asarray(a, order="C") for name, a in arrays.items()}
     state = {
         "fingerprint": checkpoint.fingerprint,
+        "run": checkpoint.run,
         "fitted": checkpoint.fitted,
         "rounds": [_plain(record) for record in checkpoint.rounds],
         "strategy": checkpoint.strategy_numbers,
@@ -111,6 +115,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         strategy_numbers=state["strategy"],
         best=best or None,
         site_memory=_below(arrays, SITES),
+        run=state.get("run", ""),
     )
 
 

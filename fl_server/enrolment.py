@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -11,6 +12,7 @@ from typing import Any
 from flwr.app import Message
 from flwr.serverapp import Grid
 
+from fl_server.checkpoint import Checkpoint
 from fl_server.config import RunConfig
 from fl_server.records import SiteRecord
 from fl_server.roster import Member, Roster, wait_for_change, wait_for_nodes
@@ -44,7 +46,15 @@ class Enrolment:
         Nodes that joined but could not take part, and why.
     """
 
-    def __init__(self, grid: Grid, config: RunConfig, task: Task, strategy_half: str) -> None:
+    def __init__(
+        self,
+        grid: Grid,
+        config: RunConfig,
+        task: Task,
+        strategy_half: str,
+        *,
+        resumed: Checkpoint | None = None,
+    ) -> None:
         self._grid = grid
         self._config = config
         self._task = task
@@ -58,7 +68,9 @@ class Enrolment:
             split_seed=config.split_seed,
             communication=config.communication,
             secagg=isinstance(config.privacy, SecureAggregation),
+            run=(resumed.run if resumed else "") or _new_name(),
         )
+        self._past = resumed.rounds if resumed else ()
         self._seen: set[int] = set()
         self._given_up: set[str] = set()
         self.roster = Roster()
@@ -67,6 +79,11 @@ class Enrolment:
         self.growing: GrowingModel | None = None
         self.job = ""
         self.refused: list[SiteRecord] = []
+
+    @property
+    def run(self) -> str:
+        """Under which name the sites remember the run."""
+        return self._job.run
 
     def start(self, expected: int, fitted: Mapping[str, Any] | None = None) -> None:
         """Wait for the sites, ask for their summands and finalise the preprocessing.
@@ -95,6 +112,27 @@ class Enrolment:
         self._job = replace(self._job, fitted=self.fitted)
         self.job = self._job.to_json()
 
+    def forgetful(self) -> list[str]:
+        """Name the sites that trained before the resumption and do not remember that, or are away.
+
+        A site keeps its states after the last two rounds in which it trained, and only one of them
+        can be later than the checkpoint: the state that belongs to the checkpoint is there, unless
+        it was lost. One that is later than the last accepted reply is as in a run without a break.
+        """
+        trained = {
+            site.site: record.round
+            for record in self._past
+            for site in record.sites
+            if site.phase == "train" and site.status == "ok"
+        }
+        held = {member.name: member.memory_round or 0 for member in self.roster}
+        return sorted(name for name, number in trained.items() if held.get(name, 0) < number)
+
+    def start_anew(self) -> None:
+        """Give the run another name, under which no site remembers anything."""
+        self._job = replace(self._job, run=_new_name())
+        self.job = self._job.to_json()
+
     def refresh(self) -> None:
         """Admit sites that joined or came back on a new node since the last look."""
         unknown = [node for node in self._grid.get_node_ids() if node not in self._seen]
@@ -118,7 +156,7 @@ class Enrolment:
 
     def _ask(self, kind: str, nodes: Iterable[int], timeout: float) -> Stats:
         nodes = list(nodes)
-        content = request(self._job.to_json())
+        content = request(self._job.to_json(), len(self._past))
         size = payload_bytes(content)
         pooled = Stats()
         self._seen.update(nodes)
@@ -138,7 +176,7 @@ class Enrolment:
                 )
             else:
                 counts = (answer.num_train, answer.num_holdout)
-                self.roster.admit(Member(answer.name, node_id, *counts))
+                self.roster.admit(Member(answer.name, node_id, *counts, answer.memory_round))
         return pooled
 
     def _answer(self, reply: Message) -> SiteReply:
@@ -156,3 +194,8 @@ class Enrolment:
         owner = self.roster.member(name).node_id
         if owner != node_id and owner in set(self._grid.get_node_ids()):
             raise ReplyError(f"another connected node is already called '{name}'")
+
+
+def _new_name() -> str:
+    """Return a name that no other server can guess: it opens what the sites remember."""
+    return secrets.token_hex(16)

@@ -21,12 +21,16 @@ POLL_SECONDS = 0.2
 
 @dataclass
 class Member:
-    """One site: its current node and what it declared."""
+    """One site: its current node and what it declared.
+
+    ``memory_round`` is the last round, before the run's first or resumed one, that it remembers.
+    """
 
     name: str
     node_id: int
     num_train: int
     num_holdout: int
+    memory_round: int | None = None
 
 
 class Roster:

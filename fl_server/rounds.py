@@ -141,11 +141,13 @@ class RoundLoop:
         return Outcome(final, tuple(records), stopped)
 
     def _remind_sites(self, resumed: Checkpoint) -> None:
-        """Give simulated sites their memory back; real ones start a resumed run without."""
+        """Give simulated sites their memory back; real ones have it, or all start anew."""
         if isinstance(self._grid, InProcessGrid):
             self._grid.recall(resumed.site_memory)
-        elif forgotten := forget_paired(self._strategy):
-            log.warning("the sites start anew, and so does the strategy's %s", forgotten)
+        elif (sites := self._enrolment.forgetful()) and (pair := forget_paired(self._strategy)):
+            self._enrolment.start_anew()
+            why = "not remembered by %s: all sites start anew, and so does the strategy's %s"
+            log.warning(why, ", ".join(sites), ", ".join(pair))
 
     def _round(self, number: int, arrays: Arrays) -> tuple[Arrays, RoundRecord]:
         started = time.monotonic()
@@ -301,6 +303,7 @@ class RoundLoop:
             strategy_arrays=strategy_arrays,
             strategy_numbers=numbers,
             best=best,
+            run=self._enrolment.run,
             site_memory=self._grid.memory() if isinstance(self._grid, InProcessGrid) else {},
         )
         write_checkpoint(self._config.folder, checkpoint)
