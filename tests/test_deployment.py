@@ -158,7 +158,7 @@ def federation(tmp_path: Path):
         print(f"--- {name}\n{federation.log(name)}")
 
 
-def simulate(federation: Federation) -> dict:
+def simulate(federation: Federation, *extra: str) -> dict:
     sites = ",".join(
         f"{{name: {n}, train: {n}/train.csv, holdout: {n}/holdout.csv}}" for n in SITES
     )
@@ -169,12 +169,23 @@ def simulate(federation: Federation) -> dict:
             f"data.sites=[{sites}]",
             "hydra.run.dir=simulated",
             "board.url=null",
+            *extra,
         ],
         cwd=federation.folder,
         check=True,
         capture_output=True,
     )
     return json.loads((federation.folder / "simulated/result.json").read_text())
+
+
+def assert_equal_models(federation: Federation) -> None:
+    left, right = (
+        load_file(federation.folder / run / "model.safetensors")
+        for run in ("deployed", "simulated")
+    )
+    assert left.keys() == right.keys()
+    for name, value in right.items():
+        np.testing.assert_allclose(left[name], value, atol=1e-6, err_msg=name)
 
 
 def test_federation_with_tls_keys_and_kills_equals_the_simulation(federation):
@@ -211,13 +222,7 @@ def test_federation_with_tls_keys_and_kills_equals_the_simulation(federation):
         assert ours.keys() == theirs.keys()
         for metric, value in theirs.items():
             assert ours[metric] == pytest.approx(value, abs=1e-6), metric
-    left, right = (
-        load_file(federation.folder / run / "model.safetensors")
-        for run in ("deployed", "simulated")
-    )
-    for name, value in right.items():
-        np.testing.assert_allclose(left[name], value, atol=1e-6, err_msg=name)
-
+    assert_equal_models(federation)
     with sqlite3.connect(federation.folder / "fedleague.sqlite") as database:
         assert database.execute("select count(*) from run").fetchone() == (1,)
         assert database.execute("select count(*) from round").fetchone() == (ROUNDS + 1,)
@@ -226,6 +231,36 @@ def test_federation_with_tls_keys_and_kills_equals_the_simulation(federation):
     ]
     assert {line["direction"] for line in audit} == {"in", "out"}
     assert all("decision" in line for line in audit if line["direction"] == "out")
+
+
+SCAFFOLD = ("strategy=scaffold", "train.optimizer=sgd")
+
+
+@pytest.mark.parametrize("killed", ["b", "server"])
+def test_what_sites_remember_survives_a_kill(federation, killed):
+    """SCAFFOLD's control variates, c at the server and c_i at each site, stay in step."""
+    serve = (*SCAFFOLD, "rounds=8", "serve=false")
+    server = federation.server(*serve)
+    for name in SITES:
+        federation.client(name)
+    wait_until(lambda: federation.finished_rounds() >= 2, 150, "round 2")
+    federation.kill(killed)
+    assert federation.finished_rounds() < 8
+    if killed == "server":
+        server = federation.server("resume=true", *serve)
+    else:
+        federation.client(killed)
+    assert server.wait(200) == 0
+    assert "start anew" not in federation.log("server")
+    deployed = json.loads((federation.folder / "deployed/result.json").read_text())
+    for record in deployed["rounds"]:
+        assert {s["site"]: s["status"] for s in record["sites"]} == dict.fromkeys(SITES, "ok")
+    simulate(federation, *SCAFFOLD, "rounds=8")
+    assert_equal_models(federation)
+    for name in SITES:
+        kept = list((federation.folder / name / "memory").iterdir())
+        assert len(kept) == 2
+        assert {path.stat().st_mode & 0o777 for path in kept} == {0o600}
 
 
 def test_site_that_stays_away_costs_its_own_contribution(federation):
@@ -297,13 +332,17 @@ def test_fedbuff_does_not_wait_for_a_slow_site(federation):
 
 
 def test_stock_supernode_takes_part(federation):
-    """Flower's own client, with its key and our CA, beside two of ours."""
-    server = federation.server("serve=false")
+    """Flower's own client, with its key and our CA, beside two of ours.
+
+    It starts a process for each message: what the site remembers is in its files only.
+    """
+    server = federation.server("serve=false", *SCAFFOLD)
     for name in ("a", "b"):
         federation.client(name)
     federation.supernode("c")
     assert server.wait(350) == 0
     result = json.loads((federation.folder / "deployed/result.json").read_text())
-    simulated = simulate(federation)
+    simulated = simulate(federation, *SCAFFOLD)
+    assert_equal_models(federation)
     assert {s["site"] for s in result["rounds"][-1]["sites"]} == set(SITES)
     assert result["score"]["final"] == pytest.approx(simulated["score"]["final"], abs=1e-6)
