@@ -9,6 +9,7 @@ from fl_client import runner
 from fl_client.site import SiteConfig, read_site, site_from_json
 from strategies.messages import Job
 from tasks.errors import ConfigError, FedleagueError
+from tasks.hooks import DrawsPreviews
 from tasks.registry import load_task
 
 
@@ -59,10 +60,10 @@ def check_site_file(path: Path, job_text: str, preview: Path | None = None) -> S
 
 def _draw(site: SiteConfig, job_text: str, path: Path) -> None:
     job = Job.from_json(job_text)
-    draw = getattr(load_task(job.task, job.schema), "preview", None)
-    if draw is None:
+    task = load_task(job.task, job.schema)
+    if not isinstance(task, DrawsPreviews):
         raise ConfigError(f"--preview: the task '{job.task}' has no pictures to draw")
-    draw(runner.open_data(site, job_text), path)
+    task.preview(runner.open_data(site, job_text), path)
 
 
 def check_simulated(sites: list[str], job_text: str) -> list[SiteReport]:

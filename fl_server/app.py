@@ -29,6 +29,7 @@ from strategies.simulated import simulated_sites_file
 from tasks.contract import Arrays, Model, Task
 from tasks.errors import CheckpointError, ConfigError
 from tasks.growing import GrowingModel
+from tasks.hooks import StartsFromFile
 from tasks.registry import load_task
 
 app = ServerApp()
@@ -116,9 +117,8 @@ def _resumed(config: RunConfig, mark: str) -> Checkpoint | None:
 def _starting_weights(config: RunConfig, task: Task, model: Model) -> Arrays:
     """Return the submitted weights, those that the task starts from, or the initial ones."""
     if config.weights is None:
-        start = getattr(task, "start", None)
-        if start is not None:
-            start(model, config.model)
+        if isinstance(task, StartsFromFile):
+            task.start(model, config.model)
         return model.arrays()
     try:
         loaded: Arrays = {k: np.asarray(a) for k, a in load_file(config.weights).items()}

@@ -16,6 +16,7 @@ from strategies.privacy.combinations import check_combination, check_sampling
 from strategies.privacy.modes import NoPrivacy
 from tasks.contract import Task
 from tasks.errors import ConfigError
+from tasks.hooks import AddsTrees, ChecksChoices
 from tasks.metrics.catalog import metric_info
 from tasks.registry import load_task
 
@@ -176,9 +177,8 @@ def check_run(config: RunConfig) -> None:
     task = load_task(config.usecase.task, config.schema)
     for key in (config.usecase.score.name, *config.usecase.subgroup_columns):
         check_metric(key, config.usecase.task, config.schema)
-    check_choices = getattr(task, "check", None)
-    if check_choices is not None:
-        check_choices(config.model, config.train)
+    if isinstance(task, ChecksChoices):
+        task.check(config.model, config.train)
     check_trees(config, make_strategy(config.strategy), task)
     check_privacy(config, make_strategy(config.strategy), task)
 
@@ -200,10 +200,9 @@ def check_privacy(config: RunConfig, strategy: Strategy, task: Task) -> None:
 
 def check_trees(config: RunConfig, strategy: Strategy, task: Task) -> None:
     """Refuse trees and strategies that do not go together."""
-    new_trees = getattr(task, "new_trees", None)
     check_growing(
         strategy,
-        num_trees=new_trees(config.model) if new_trees is not None else 0,
+        num_trees=task.new_trees(config.model) if isinstance(task, AddsTrees) else 0,
         model=config.model.name,
         hidden=not isinstance(config.privacy, NoPrivacy),
         compresses=config.communication.is_active,

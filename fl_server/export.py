@@ -13,6 +13,7 @@ from fl_server.compose import compose_overrides
 from fl_server.config import RunConfig
 from tasks.contract import DataSource, Partition
 from tasks.errors import ConfigError
+from tasks.hooks import ExportsSites
 from tasks.registry import load_task
 from tasks.tabular.export import site_frames
 from tasks.tabular.schema import TabularSchema
@@ -79,13 +80,12 @@ def _tables(config: RunConfig) -> Writer:
 
 def _pictures(config: RunConfig) -> Writer:
     task = load_task(config.usecase.task, config.schema)
-    export = getattr(task, "export", None)
-    if export is None:
+    if not isinstance(task, ExportsSites):
         raise ConfigError(f"sites of the task '{config.usecase.task}' cannot be exported")
+    exporter: ExportsSites = task  # a closure forgets what was found out about ``task``
 
     def write(source: DataSource, folder: Path) -> dict[str, str]:
-        data: dict[str, str] = export(task.read(source, config.split_seed), folder)
-        return data
+        return exporter.export(task.read(source, config.split_seed), folder)
 
     return write
 
