@@ -25,6 +25,7 @@ from strategies.messages import (
     ARRAYS,
     EXTRA,
     JOB,
+    RECALL,
     ROUND,
     WEIGHTING,
     Job,
@@ -74,7 +75,7 @@ def train(message: Message, context: Context) -> Message:
     """
     config = config_of(message)
     site, number = site_of(context), _round_of(config)
-    state = open_state(context, site, str(config[JOB]), before=number)
+    state = open_state(context, site, str(config[JOB]), before=_from(config, number))
     reply = _trained(message, context, site, state)
     state.keep(number)
     return reply
@@ -111,7 +112,7 @@ def evaluate(message: Message, context: Context) -> Message:
     config = config_of(message)
     site, job = site_of(context), str(config[JOB])
     number = _round_of(config)  # round 0: as submitted
-    state = open_state(context, site, job, before=number + 1) if number else None
+    state = open_state(context, site, job, before=_from(config, number + 1)) if number else None
     reply = runner.evaluate(site, job, _weights(message), state)
     if Job.from_json(job).secagg:
         return secure.opened(message, context, evaluate_summands(reply, runner.blank(job)))
@@ -136,6 +137,12 @@ def _introduced(reply: SiteReply, message: Message, site: SiteConfig) -> Message
     if found is not None:
         reply = replace(reply, memory_round=found[0])
     return Message(reply.to_records(), reply_to=message)
+
+
+def _from(config: Mapping[str, object], number: int) -> int:
+    """Return before which round the memory must be: earlier where the server did not get ours."""
+    last = config.get(RECALL)
+    return min(number, last + 1) if isinstance(last, int) and last >= 0 else number
 
 
 def _round_of(config: Mapping[str, object]) -> int:

@@ -20,13 +20,11 @@ import numpy as np
 
 from fl_client.memory import make_private
 from fl_client.policy import Policy
-from strategies.local import SiteState
+from strategies.local import LEDGER, SiteState
 from strategies.privacy.accounting import Release, epsilon_of
 from tasks.contract import TrainConfig
 from tasks.errors import PolicyError
 from tasks.poisson import private_steps
-
-RECORD = "epsilon-ledger"
 
 
 class Store(Protocol):
@@ -119,13 +117,13 @@ class StateStore:
 
     def read(self) -> list[Release]:
         """Return all releases."""
-        known = self._state.get(RECORD)
+        known = self._state.get(LEDGER)
         rows = known["releases"] if known is not None else np.zeros((0, 3))
         return [(float(z), float(q), int(count)) for z, q, count in rows]
 
     def write(self, releases: list[Release]) -> None:
         """Keep all releases."""
-        self._state.put(RECORD, {"releases": np.array(releases, dtype=np.float64)})
+        self._state.put(LEDGER, {"releases": np.array(releases, dtype=np.float64)})
 
 
 def _schedule(config: TrainConfig, num_examples: int) -> tuple[float, int]:

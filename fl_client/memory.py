@@ -72,8 +72,13 @@ class RunMemory:
             log.warning("%s: damaged (%s); the site goes on without this memory", path, error)
             return None
 
-    def write(self, number: int, records: Records) -> None:
+    def write(self, number: int, records: Records, before: int) -> None:
         """Keep the state after a round, on disk before this returns; drop what is out of date.
+
+        Parameters
+        ----------
+        before : int
+            The round continued from the newest state before this one.
 
         Raises
         ------
@@ -90,7 +95,7 @@ class RunMemory:
                 "give another folder, or memory: null, in site.yaml"
             ) from error
         with suppress(OSError):
-            self._drop_outdated(number)
+            self._drop_outdated(number, before)
             self._drop_old_runs()
 
     def _rounds(self) -> Iterator[int]:
@@ -102,10 +107,10 @@ class RunMemory:
     def _path(self, number: int) -> Path:
         return self._folder / f"{self._stem}-{number}{_SUFFIX}"
 
-    def _drop_outdated(self, number: int) -> None:
-        """Keep this state and the one before; later ones are of rounds that never finished."""
-        before = max((n for n in self._rounds() if n < number), default=number)
-        for other in set(self._rounds()) - {number, before}:
+    def _drop_outdated(self, number: int, before: int) -> None:
+        """Keep this state and the one it came from; others are of rounds that never counted."""
+        source = max((n for n in self._rounds() if n < before), default=number)
+        for other in set(self._rounds()) - {number, source}:
             self._path(other).unlink(missing_ok=True)
         for part in self._folder.glob(f".{self._stem}-*{_PART}"):
             part.unlink(missing_ok=True)

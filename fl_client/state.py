@@ -77,7 +77,7 @@ class FileState:
     def keep(self, number: int) -> None:
         """Write the state after round ``number``, if the round has put anything."""
         if self._changed:
-            self._memory.write(number, self._records)
+            self._memory.write(number, self._records, self._before)
 
 
 def _copied(arrays: Arrays) -> Arrays:

@@ -14,6 +14,7 @@ from flwr.serverapp import Grid
 
 from fl_server.checkpoint import Checkpoint
 from fl_server.config import RunConfig
+from fl_server.memories import accepted_rounds
 from fl_server.records import SiteRecord
 from fl_server.roster import Member, Roster, wait_for_change, wait_for_nodes
 from fl_server.screening import check_summands
@@ -119,12 +120,7 @@ class Enrolment:
         can be later than the checkpoint: the state that belongs to the checkpoint is there, unless
         it was lost. One that is later than the last accepted reply is as in a run without a break.
         """
-        trained = {
-            site.site: record.round
-            for record in self._past
-            for site in record.sites
-            if site.phase == "train" and site.status == "ok"
-        }
+        trained = accepted_rounds(self._past)
         held = {member.name: member.memory_round or 0 for member in self.roster}
         return sorted(name for name, number in trained.items() if held.get(name, 0) < number)
 

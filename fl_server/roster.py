@@ -138,8 +138,16 @@ class RosterGrid(Grid):
 
     @property
     def num_sites(self) -> int:
-        """Number of connected sites, chosen or not (N of SCAFFOLD and FedDyn)."""
-        return len(self.connected)
+        """Number of sites of the run, whether or not they are chosen or connected.
+
+        It is N of SCAFFOLD and FedDyn: the memory of a site that is away stays in their state.
+        """
+        return len(self._roster)
+
+    @property
+    def num_examples(self) -> int:
+        """Training rows of these sites."""
+        return sum(member.num_train for member in self._roster)
 
     @property
     def connected(self) -> list[int]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import time
-import traceback
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
@@ -17,6 +16,7 @@ from flwr.app import ConfigRecord, Message
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
+from fl_server.blame import definition, failure
 from fl_server.checkpoint import Checkpoint, write_checkpoint
 from fl_server.choice import SiteChoice
 from fl_server.config import RunConfig, SitesConfig
@@ -24,6 +24,7 @@ from fl_server.enrolment import Enrolment
 from fl_server.exchange import Exchange
 from fl_server.hearing import Heard, TrainScreen, pooled, verdict
 from fl_server.masked import MaskedExchange
+from fl_server.memories import SiteMemories
 from fl_server.open_exchange import OpenExchange
 from fl_server.records import Outcome, RoundRecord, SiteRecord
 from fl_server.roster import Member, RosterGrid, addressed, seeded_sampling
@@ -47,7 +48,7 @@ from strategies.privacy.modes import SecureAggregation
 from strategies.sampling import Sampler, Uniform
 from strategies.state import forget_paired, restore, snapshot
 from tasks.contract import Arrays, ScoreCard, Task, child_seed
-from tasks.errors import FedleagueError, QuorumError
+from tasks.errors import QuorumError
 from tasks.stats import Stats
 
 log = logging.getLogger("fedleague.server")
@@ -94,6 +95,7 @@ class RoundLoop:
         self._roster = enrolment.roster
         self._choice = SiteChoice(sampler or Uniform(), config.seed)
         self._heard = Heard()
+        self._memories = SiteMemories(grid, self._roster)
         self._open: OpenExchange | None = None
         if getattr(strategy, "is_asynchronous", False):
             self._open = OpenExchange(grid, self._roster, config.sites, enrolment.refresh)
@@ -122,6 +124,7 @@ class RoundLoop:
             arrays = resumed.model
             restore(self._strategy, resumed.strategy_arrays, resumed.strategy_numbers)
             self._remind_sites(resumed)
+            self._memories.recall(records)
         stopped = should_stop(records, stopping, direction)
         self._choice.note(records)
         self._heard.recall(records)
@@ -183,16 +186,18 @@ class RoundLoop:
             statuses = {record.status for record in exchange.records.values()}
             wanted = 1 if self._open is not None else self._config.sites.quorum or 1
             status, reason = verdict(new, statuses, self._heard.num_accepted, wanted)
-            new = self._conformed(new, arrays) if new is not None else None
-        except FedleagueError as error:
-            new, loss, status, reason = None, None, "failed", str(error)
-        except Exception as error:
+            if new is not None:
+                reason += definition(self._strategy) if status != "ok" else ""
+                new = self._conformed(new, arrays)
+        except (Exception, SystemExit) as error:
             log.debug("strategy failed", exc_info=True)
-            new, loss, status, reason = None, None, "failed", _strategy_failure(error)
+            new, loss, status, reason = None, None, "failed", failure(self._strategy, error)
         if status != "ok":
             restore(self._strategy, *before)
             new = None
-        return _Trained(new, status, reason, loss, self._heard.annotated(self._by_site(exchange)))
+        sites = self._heard.annotated(self._by_site(exchange))
+        self._memories.note(number, sites, succeeded=status == "ok")
+        return _Trained(new, status, reason, loss, sites)
 
     def _aggregate(
         self, number: int, arrays: Arrays, exchange: Exchange | MaskedExchange
@@ -206,7 +211,8 @@ class RoundLoop:
         if isinstance(exchange, MaskedExchange):
             config.update(exchange.named(self._strategy))
         with seeded_sampling(child_seed(self._config.seed, "sample", number)):
-            messages = self._strategy.configure_train(number, pack_arrays(arrays), config, grid)
+            asked = self._strategy.configure_train(number, pack_arrays(arrays), config, grid)
+        messages = self._memories.addressed(asked)
         extra: Arrays = getattr(self._strategy, "expected_extra", dict)()
         model = self._enrolment.growing
         growing = (model, replies_whole(self._strategy)) if model is not None else None
@@ -230,7 +236,7 @@ class RoundLoop:
     def _conformed(self, new: Arrays, sent: Arrays) -> Arrays:
         """Require the weights that the sites know, or a whole booster."""
         if self._enrolment.growing is None:
-            return conformed(new, sent)
+            return conformed(new, sent, definition(self._strategy))
         self._enrolment.growing.load(new)
         return new
 
@@ -250,10 +256,11 @@ class RoundLoop:
             members = self._open.free(members)
         if isinstance(exchange, MaskedExchange):
             record_of(content, CONFIG, ConfigRecord).update(exchange.named(self._strategy))
-            messages = addressed(content, EVALUATE, members)
+        messages = self._memories.addressed(addressed(content, EVALUATE, members))
+        if isinstance(exchange, MaskedExchange):
             running = exchange.evaluate(messages, blank or Stats(), per_row)
         else:
-            running = pooled(exchange, addressed(content, EVALUATE, members), blank, per_row)
+            running = pooled(exchange, messages, blank, per_row)
         answered = [r for r in exchange.records.values() if r.status == "ok"]
         wanted = max((self._config.sites.quorum or 1) - len(unasked), 1)
         if len(answered) < wanted:
@@ -307,9 +314,3 @@ class RoundLoop:
             site_memory=self._grid.memory() if isinstance(self._grid, InProcessGrid) else {},
         )
         write_checkpoint(self._config.folder, checkpoint)
-
-
-def _strategy_failure(error: Exception) -> str:
-    """Name the file and line of a researcher's strategy that broke."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {error} ({frame.filename}:{frame.lineno})"

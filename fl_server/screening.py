@@ -140,8 +140,13 @@ def check_extra(reply: Message, expected: Arrays) -> None:
             raise ReplyError(f"extra array '{name}' holds a value that is not finite")
 
 
-def conformed(new: Arrays, sent: Arrays) -> Arrays:
+def conformed(new: Arrays, sent: Arrays, place: str = "") -> Arrays:
     """Return the aggregated model in the names, shapes and dtypes that the sites know.
+
+    Parameters
+    ----------
+    place : str
+        Where the rule that made it is defined.
 
     Raises
     ------
@@ -149,11 +154,13 @@ def conformed(new: Arrays, sent: Arrays) -> Arrays:
         If the strategy returned other names or shapes.
     """
     if new.keys() != sent.keys():
-        raise ReplyError(f"the strategy changed the weights {sorted(new.keys() ^ sent.keys())}")
+        changed = sorted(new.keys() ^ sent.keys())
+        raise ReplyError(f"the strategy changed the weights {changed}{place}")
     for name, array in new.items():
         if array.shape != sent[name].shape:
             raise ReplyError(
-                f"the strategy returned '{name}' as {array.shape}, expected {sent[name].shape}"
+                f"the strategy returned '{name}' as {array.shape}, "
+                f"expected {sent[name].shape}{place}"
             )
     new = {name: new[name].astype(array.dtype, copy=False) for name, array in sent.items()}
     for name, array in new.items():

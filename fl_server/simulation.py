@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import count
 from typing import Any
 
-from flwr.app import ArrayRecord, Context, Error, Message, RecordDict
+from flwr.app import ArrayRecord, Context, Error, Message, MessageType, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
+from strategies.local import LEDGER
 from strategies.messages import pack_arrays, unpack_arrays
 from strategies.state import SEPARATOR
 from tasks.contract import Arrays
@@ -52,6 +53,7 @@ class InProcessGrid(Grid):
         }
         self._ids = count(1)
         self._replies: dict[str, Message] = {}
+        self._before: dict[int, dict[str, Any]] = {}
         self._run = Run.create_empty(RUN_ID)
 
     def set_run(self, run: Run) -> None:
@@ -117,11 +119,27 @@ class InProcessGrid(Grid):
         for (number, record), arrays in records.items():
             self._contexts[number].state[record] = pack_arrays(arrays)
 
+    def settle(self, nodes: Collection[int]) -> None:
+        """Keep what ``nodes`` have come to remember since the last call; undo it at all others.
+
+        What private training has spent stays spent.
+        """
+        for node_id, records in self._before.items():
+            if node_id not in nodes:
+                state = self._contexts[node_id].state
+                for name in set(state) - records.keys() - {LEDGER}:
+                    del state[name]
+                for name in records.keys() - {LEDGER}:
+                    state[name] = records[name]
+        self._before.clear()
+
     def _deliver(self, message: Message) -> Message:
         message.metadata.__dict__["_message_id"] = str(next(self._ids))
         context = self._contexts.get(message.metadata.dst_node_id)
         if context is None:
             return Message(ERROR_UNKNOWN_NODE, reply_to=message)
+        if message.metadata.message_type == MessageType.TRAIN:
+            self._before.setdefault(message.metadata.dst_node_id, dict(context.state.items()))
         return self._app(message, context)
 
 

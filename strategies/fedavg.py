@@ -45,8 +45,8 @@ class FedAvg(flower.FedAvg):
     needs_single_updates : bool
         Whether the rule must see each site's update (no secure aggregation then).
     weighting : {"examples", "uniform"}
-    num_sites : int
-        Connected sites at the start of the round, sampled or not.
+    num_sites, num_examples : int
+        Of the whole federation, sampled or not, and training rows there.
     statistics : dict of str to array
         The round's mean running statistics of normalisation layers; ``update`` leaves no trace
         in them.
@@ -54,11 +54,17 @@ class FedAvg(flower.FedAvg):
 
     client_half: ClassVar[str] = "fedavg"
     needs_single_updates: ClassVar[bool] = False
-    transient: ClassVar[tuple[str, ...]] = ("sent_record", "num_sites", "statistics")
+    transient: ClassVar[tuple[str, ...]] = (
+        "sent_record",
+        "num_sites",
+        "num_examples",
+        "statistics",
+    )
     paired: ClassVar[tuple[str, ...]] = ()
     weighting: str = "examples"
     sent_record: ArrayRecord | None = None
     num_sites: int = 0
+    num_examples: int = 0
     statistics: Arrays = {}  # noqa: RUF012 (replaced, never changed in place)
 
     @property
@@ -82,6 +88,16 @@ class FedAvg(flower.FedAvg):
         """Return a reply's weight in the means."""
         return 1.0 if self.weighting == "uniform" else number(metrics, self.weighted_by_key)
 
+    def share(self, fold: Fold) -> float:
+        """Return the replies' share of the federation, in the weights of the means.
+
+        With it a mean over the replies updates a mean over all sites: sum_k p_k c_k changes by
+        (sum_{k in S} p_k) times the p-weighted mean change in S, for p_k = n_k / n as for 1 / N.
+        """
+        if self.weighting == "uniform" or not self.num_examples:
+            return fold.num_replies / self.num_sites
+        return fold.weight / self.num_examples
+
     def update(self, fold: Fold) -> Arrays:
         """Return the new model."""
         return fold.mean
@@ -92,6 +108,7 @@ class FedAvg(flower.FedAvg):
         """Ask the sampled sites to train; add the strategy's scalars and arrays."""
         self.sent_record = arrays
         self.num_sites = count_sites(grid)
+        self.num_examples = int(getattr(grid, "num_examples", 0))
         config.update(self.round_config())
         messages = list(super().configure_train(server_round, arrays, config, grid))
         if extra := self.extra():
@@ -118,7 +135,7 @@ class FedAvg(flower.FedAvg):
 
 
 def count_sites(grid: Grid) -> int:
-    """Return how many sites are connected, whether or not this round's sampling shows them."""
+    """Return how many sites there are, whether or not this round's sampling shows them."""
     return int(getattr(grid, "num_sites", 0)) or len(list(grid.get_node_ids()))
 
 

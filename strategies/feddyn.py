@@ -7,6 +7,8 @@ Regularization", ICLR 2021 (arXiv:2111.04263), Algorithm 1::
              g_k <- g_k - alpha (theta_k - theta_t)
     server:  h <- h - alpha (|P| / m) mean(theta_k - theta_t)
              theta <- mean(theta_k) - h / alpha
+
+With weights by examples n_P / n takes the place of |P| / m.
 """
 
 from __future__ import annotations
@@ -53,8 +55,7 @@ class FedDyn(FedAvg):
         """Update h, then correct the mean by it."""
         sent = self.sent
         before = self.correction if self.correction is not None else zeros_like(sent)
-        share = fold.num_replies / self.num_sites
-        self.correction = added(before, -self.alpha * share, difference(fold.mean, sent))
+        self.correction = added(before, -self.alpha * self.share(fold), difference(fold.mean, sent))
         return added(fold.mean, -1.0 / self.alpha, self.correction)
 
 

@@ -17,6 +17,8 @@ from tasks.contract import (
 )
 
 Scalar = int | float | str | bool
+LEDGER = "epsilon-ledger"
+"""What private training has spent, in a site's memory: no failed round undoes it."""
 
 
 class SiteState(Protocol):

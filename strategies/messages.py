@@ -50,6 +50,8 @@ ARRAYS, CONFIG, METRICS, STATS, SITE = "arrays", "config", "metrics", "stats", "
 EXTRA, UPDATE = "extra", "update"
 MASKED_SUM, SECAGG, MASKED, VECTOR = "query.secagg", "secagg", "masked", "vector"
 JOB, ROUND, NUM_EXAMPLES, PROXIMAL_MU = "job", "server-round", "num-examples", "proximal-mu"
+RECALL = "recall"
+"""The last round whose training at this site counts: what it remembers of later ones is void."""
 NUM_TRAIN, NUM_HOLDOUT, NUM_STEPS, LOSS, EPSILON, NAME, MEMORY_ROUND = (
     "num-train",
     "num-holdout",

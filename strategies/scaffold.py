@@ -7,6 +7,8 @@ Federated Learning", ICML 2020 (arXiv:1910.06378), Algorithm 1 with option II::
              c_i+ <- c_i - c + (x - y) / (K eta_l)
     server:  x <- x + eta_g mean(y_i - x)
              c <- c + (|S| / N) mean(c_i+ - c_i)
+
+With weights by examples n_S / n takes the place of |S| / N, so that c stays sum_i (n_i / n) c_i.
 """
 
 from __future__ import annotations
@@ -56,7 +58,7 @@ class Scaffold(FedAvg):
 
     def update(self, fold: Fold) -> Arrays:
         """Move x and c by the mean changes."""
-        self.variate = added(self.extra(), fold.num_replies / self.num_sites, fold.extra)
+        self.variate = added(self.extra(), self.share(fold), fold.extra)
         return toward(self.sent, self.server_lr, fold.mean)
 
 

@@ -1,13 +1,15 @@
 """Snapshot of a strategy's server-side state, so that a killed run resumes identically.
 
 Works on any ``flwr.serverapp.strategy.Strategy``: what changes between rounds there are plain
-attributes that hold arrays (momentum, second moments, the last weights) or numbers. Arrays go to
-safetensors, numbers to JSON; nothing is pickled.
+attributes that hold arrays (momentum, second moments, the last weights) or numbers, texts, and
+lists, tuples and dicts of these. Arrays go to safetensors, the rest to JSON; nothing is pickled.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -19,7 +21,9 @@ from tasks.contract import Arrays
 from tasks.errors import CheckpointError
 
 SEPARATOR = "::"
-_RECORD, _LIST = "record", "list"
+_RECORD, _LIST, _TUPLE = "record", "list", "tuple::"
+
+log = logging.getLogger("fedleague.server")
 
 
 def snapshot(strategy: Strategy) -> tuple[Arrays, dict[str, Any]]:
@@ -38,10 +42,12 @@ def snapshot(strategy: Strategy) -> tuple[Arrays, dict[str, Any]]:
             inner_arrays, inner_numbers = snapshot(value)
             arrays |= {f"{attribute}.{name}": a for name, a in inner_arrays.items()}
             numbers |= {f"{attribute}.{name}": n for name, n in inner_numbers.items()}
-        elif isinstance(value, bool | int | float | str) or value is None:
-            numbers[attribute] = value
-        else:
-            arrays |= {f"{attribute}{SEPARATOR}{k}": a for k, a in _named_arrays(value).items()}
+        elif named := _named_arrays(value):
+            arrays |= {f"{attribute}{SEPARATOR}{k}": a for k, a in named.items()}
+        elif _is_plain(value):
+            numbers[attribute] = _plain(value)
+        elif not callable(value) and not attribute.startswith("_"):
+            _warn_once(type(strategy).__name__, attribute, type(value).__name__)
     return arrays, numbers
 
 
@@ -67,7 +73,7 @@ def restore(strategy: Strategy, arrays: Arrays, numbers: Mapping[str, Any]) -> N
                 f"checkpoint holds '{path}', which {type(strategy).__name__} lacks; "
                 "resume with the strategy that started the run"
             )
-        setattr(owner, attribute, _rebuilt(*value) if isinstance(value, tuple) else value)
+        setattr(owner, attribute, _rebuilt(*value) if isinstance(value, tuple) else _real(value))
 
 
 def forget_paired(strategy: Strategy) -> list[str]:
@@ -83,6 +89,47 @@ def forget_paired(strategy: Strategy) -> list[str]:
         if isinstance(value, Strategy):
             paired += forget_paired(value)
     return paired
+
+
+@lru_cache(maxsize=256)
+def _warn_once(strategy: str, attribute: str, kind: str) -> None:
+    log.warning(
+        "%s.%s (%s) is in no checkpoint: a resumed run starts without it; keep arrays, numbers, "
+        "texts, lists or dicts, or name it in %s.transient",
+        *(strategy, attribute, kind, strategy),
+    )
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    if isinstance(value, dict):
+        return all(isinstance(key, str) for key in value) and all(map(_is_plain, value.values()))
+    return value is None or isinstance(value, bool | int | float | str | np.generic)
+
+
+def _plain(value: Any) -> Any:
+    """Return what JSON keeps; it has neither tuples nor numpy's numbers."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, tuple):
+        return {_TUPLE: [_plain(item) for item in value]}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return value
+
+
+def _real(value: Any) -> Any:
+    """Undo ``_plain``."""
+    if isinstance(value, list):
+        return [_real(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if value.keys() == {_TUPLE}:
+        return tuple(_real(item) for item in value[_TUPLE])
+    return {key: _real(item) for key, item in value.items()}
 
 
 def _named_arrays(value: Any) -> Arrays:

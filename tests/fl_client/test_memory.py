@@ -50,7 +50,7 @@ def test_arrays_come_back_bit_for_bit_and_in_order(memory):
         "turned": np.arange(6, dtype=np.uint8).reshape(2, 3).T,
         "flag": np.array([True, False]),
     }
-    memory.write(1, {"one": arrays, "two::three": {"w": np.ones(2)}})
+    memory.write(1, {"one": arrays, "two::three": {"w": np.ones(2)}}, 1)
     number, records = memory.newest(2)
     assert number == 1
     assert list(records) == ["one", "two::three"]
@@ -63,19 +63,29 @@ def test_arrays_come_back_bit_for_bit_and_in_order(memory):
 
 def test_replayed_round_starts_from_where_it_started(memory):
     for number in (1, 2, 3):
-        memory.write(number, state(number))
+        memory.write(number, state(number), number)
     assert memory.newest(4)[0] == 3
     assert memory.newest(3)[0] == 2
     assert memory.newest(2) is None  # two states are kept
-    memory.write(2, state(20))  # the server went back: round 3 never finished
+    memory.write(2, state(20), 2)  # the server went back: round 3 never finished
     assert memory.newest(9)[0] == 2
     assert memory.newest(9)[1]["variate"]["w"][0, 0] == 20
-    memory.write(7, state(7))  # was not sampled in between
+    memory.write(7, state(7), 7)  # was not sampled in between
     assert (memory.newest(8)[0], memory.newest(7)[0]) == (7, 2)
 
 
+def test_state_of_a_round_that_never_counted_is_passed_over_and_dropped(memory):
+    memory.write(4, state(4), 4)
+    memory.write(5, state(5), 5)  # refused by the server
+    for number in (6, 7):  # and refused again
+        assert memory.newest(5)[0] == 4
+        memory.write(number, state(number), 5)
+    assert memory.newest(5)[0] == 4
+    assert memory.newest(9)[0] == 7
+
+
 def test_write_that_is_interrupted_leaves_the_old_state(memory, tmp_path, monkeypatch):
-    memory.write(1, state(1))
+    memory.write(1, state(1), 1)
 
     def power_cut(*_):
         raise KeyboardInterrupt
@@ -83,24 +93,24 @@ def test_write_that_is_interrupted_leaves_the_old_state(memory, tmp_path, monkey
     monkeypatch.setattr(module.os, "replace", power_cut)
     for number in (1, 2):
         with pytest.raises(KeyboardInterrupt):
-            memory.write(number, state(9))
+            memory.write(number, state(9), number)
     monkeypatch.undo()
     assert any(name.endswith(".part") for name in files(tmp_path / "memory"))
     assert memory.newest(9) is not None
     assert memory.newest(9)[1]["variate"]["w"][0, 0] == 1
-    memory.write(2, state(2))
+    memory.write(2, state(2), 2)
     assert not [name for name in files(tmp_path / "memory") if name.endswith(".part")]
 
 
 def test_disk_that_is_full_is_named_and_leaves_the_old_state(memory, monkeypatch):
-    memory.write(1, state(1))
+    memory.write(1, state(1), 1)
 
     def full(_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(module.os, "fsync", full)
     with pytest.raises(DataError, match=r"-2\.safetensors: .*No space left.*memory: null"):
-        memory.write(2, state(2))
+        memory.write(2, state(2), 2)
     monkeypatch.undo()
     assert memory.newest(9)[0] == 1
 
@@ -108,7 +118,7 @@ def test_disk_that_is_full_is_named_and_leaves_the_old_state(memory, monkeypatch
 @pytest.mark.parametrize("damage", ["empty", "short", "flipped", "text", "other", "folder"])
 def test_damaged_file_is_named_and_counts_as_none(memory, tmp_path, caplog, damage):
     for number in (1, 2):
-        memory.write(number, state(number))
+        memory.write(number, state(number), number)
     path = tmp_path / "memory" / files(tmp_path / "memory")[-1]
     whole = path.read_bytes()
     if damage == "other":
@@ -132,7 +142,7 @@ def test_damaged_file_is_named_and_counts_as_none(memory, tmp_path, caplog, dama
 def test_only_the_site_s_user_may_read(memory, tmp_path):
     previous = os.umask(0)
     try:
-        memory.write(1, state(1))
+        memory.write(1, state(1), 1)
     finally:
         os.umask(previous)
     folder = tmp_path / "memory"
@@ -141,24 +151,24 @@ def test_only_the_site_s_user_may_read(memory, tmp_path):
 
 
 def test_runs_and_sites_do_not_see_each_other(memory, tmp_path):
-    memory.write(1, state(1))
+    memory.write(1, state(1), 1)
     assert RunMemory(tmp_path / "memory", "clinic", "run two").newest(9) is None
     assert RunMemory(tmp_path / "memory", "other", "run one").newest(9) is None
 
 
 def test_oldest_runs_of_the_site_are_forgotten(memory, tmp_path):
     folder = tmp_path / "memory"
-    RunMemory(folder, "other", "run").write(1, state(1))
+    RunMemory(folder, "other", "run").write(1, state(1), 1)
     (folder / "notes.txt").write_text("the operator's own")
     os.utime(next(folder.glob("*.safetensors")), (1, 1))
     runs = [RunMemory(folder, "clinic", f"run {i}") for i in range(MAX_RUNS + 3)]
     for age, run in enumerate(runs):
         for number in (1, 2):
-            run.write(number, state(number))
+            run.write(number, state(number), number)
         run.ledger.write_text("{}")
         for path in folder.glob(f"{run._stem}*"):
             os.utime(path, (100 + age, 100 + age))
-    runs[-1].write(3, state(3))
+    runs[-1].write(3, state(3), 3)
     assert [run.newest(9) is not None for run in runs] == [False] * 3 + [True] * MAX_RUNS
     assert [run.ledger.exists() for run in runs] == [False] * 3 + [True] * MAX_RUNS
     assert RunMemory(folder, "other", "run").newest(9) is not None
@@ -167,7 +177,7 @@ def test_oldest_runs_of_the_site_are_forgotten(memory, tmp_path):
 
 @pytest.mark.parametrize("run", ["../../etc/passwd", "/etc/passwd", "a\0b", "é" * 400, "."])
 def test_name_that_a_server_sends_is_no_file_name(tmp_path, run):
-    RunMemory(tmp_path / "memory", "clinic", run).write(1, state(1))
+    RunMemory(tmp_path / "memory", "clinic", run).write(1, state(1), 1)
     assert files(tmp_path) == ["memory"]
     assert len(files(tmp_path / "memory")) == 1
 

@@ -309,6 +309,41 @@ def test_broken_strategy_fails_the_round_with_its_file_and_line(compose, tmp_pat
     assert "my_strategy.py:5" in outcome.rounds[1].reason
 
 
+BROKEN = {
+    "helper": ("return added(self.sent, 1.0, {})", "KeyError", 6),
+    "library": ("return np.stack([np.zeros(2), np.zeros(3)])", "ValueError", 6),
+    "shapes": ("return {n: np.zeros(3, np.float32) for n in fold.mean}", "expected", 5),
+    "names": ("return {'mine': np.zeros(3)}", "changed the weights", 5),
+    "nan": ("return {n: a * np.nan for n, a in fold.mean.items()}", "not finite", 5),
+    "exit": ("raise SystemExit(3)", "SystemExit: 3", 6),
+    "lines": ("raise ValueError('one\\ntwo')", "ValueError: one two", 6),
+    "ours": ("raise ReplyError('odd')", "odd", 6),
+}
+
+
+@pytest.mark.parametrize("how", BROKEN)
+def test_whatever_a_strategy_does_wrong_is_told_with_its_own_line(
+    compose, tmp_path, monkeypatch, how
+):
+    body, says, line = BROKEN[how]
+    module = f"broken_{how}"
+    (tmp_path / f"{module}.py").write_text(
+        "import numpy as np\n"
+        "from strategies.fedavg import FedAvg\n"
+        "from strategies.weights import added; from tasks.errors import ReplyError\n"
+        "class Mine(FedAvg):\n"
+        "    def update(self, fold):\n"
+        f"        {body}\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    outcome = run(compose("rounds=1", f"strategy._target_={module}.Mine"))
+    assert outcome.rounds[1].status != "ok"
+    assert says in outcome.rounds[1].reason
+    assert f"{module}.py:{line})" in outcome.rounds[1].reason
+    before, after = (record.card.overall.values for record in outcome.rounds)
+    assert before == after
+
+
 def test_stock_strategy_with_one_site_does_not_wait_for_ever(compose, csv_sites):
     config = compose("strategy=flwr_fedavg", f"data.sites=[{csv_sites[0]}]")
     assert run(config).rounds[-1].status == "ok"

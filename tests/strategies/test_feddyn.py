@@ -24,7 +24,7 @@ def _reference_acar(sites, rounds, alpha, shares, asked):
             solved = np.linalg.solve(site.matrix + alpha * np.eye(4), right)
             own[k] = own[k] - alpha * (solved - theta)
             mean += shares[k] / total * solved
-        h = h - alpha * len(sampled) / len(sites) * (mean - theta)
+        h = h - alpha * total / sum(shares) * (mean - theta)
         theta = mean - h / alpha
         iterates.append(theta)
     return iterates
@@ -39,15 +39,17 @@ def test_every_iterate_is_the_papers(federation, weighting):
     assert_iterates(history, _reference_acar(sites, 12, 0.7, shares, lambda _: range(5)))
 
 
-def test_every_iterate_with_sampled_sites_is_the_papers(federation):
+@pytest.mark.parametrize("weighting", ["uniform", "examples"])
+def test_every_iterate_with_sampled_sites_is_the_papers(federation, weighting):
     sites = random_sites()
-    strategy = FedDyn(alpha=2.0, weighting="uniform", fraction_train=0.6, **minima())
+    shares = [site.rows if weighting == "examples" else 1.0 for site in sites]
+    strategy = FedDyn(alpha=2.0, weighting=weighting, fraction_train=0.6, **minima())
     history = federation(strategy, sites, rounds=12, train=EXACT)
     asked = [
         [int(s.site[-2:]) for s in record.sites if s.phase == "train" and s.status == "ok"]
         for record in history.records
     ]
-    reference = _reference_acar(sites, 12, 2.0, [1.0] * 5, lambda n: asked[n])
+    reference = _reference_acar(sites, 12, 2.0, shares, lambda n: asked[n])
     assert_iterates(history, reference)
 
 

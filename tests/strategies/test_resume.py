@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
-from quadratic_task import minima, random_sites
+from quadratic_task import minima, pooled_optimum, random_sites
 
 from fl_server.checkpoint import read_checkpoint
+from fl_server.simulation import InProcessGrid
 from strategies.bulyan import Bulyan
 from strategies.cyclic import CyclicWeightTransfer
 from strategies.ditto import Ditto
@@ -20,10 +21,12 @@ from strategies.fedper import FedPer
 from strategies.fedprox import FedProx
 from strategies.fedyogi import FedYogi
 from strategies.krum import Krum, MultiKrum
+from strategies.messages import ARRAYS, pack_arrays
 from strategies.qfedavg import QFedAvg
 from strategies.scaffold import Scaffold
 from strategies.state import forget_paired
 from strategies.trimmed_mean import TrimmedMean
+from tasks.contract import TrainConfig
 
 SHELF = {
     "fedavg": lambda: FedAvg(**minima()),
@@ -106,3 +109,52 @@ def test_failed_round_leaves_no_trace(federation, monkeypatch):
     monkeypatch.setattr(Scaffold, "update", real)
     federation(first, sites, rounds=1)
     np.testing.assert_array_equal(strategy.variate["body"], first.variate["body"])
+
+
+class Unlucky(InProcessGrid):
+    """One site's reply of round 2 is not finite, after the site has changed its memory."""
+
+    def _deliver(self, message):
+        reply = super()._deliver(message)
+        config = message.content["config"]
+        asked = (message.metadata.message_type, config["server-round"])
+        if asked == ("train", 2) and reply.metadata.src_node_id == 3:
+            reply.content[ARRAYS] = pack_arrays({"body": np.full(4, np.inf)})
+        return reply
+
+
+PAIRED = {
+    "scaffold": (lambda: Scaffold(**minima()), {}),
+    "feddyn": (
+        lambda: FedDyn(alpha=1.0, **minima()),
+        {"train": TrainConfig(optimizer="exact")},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PAIRED)
+def test_refused_reply_leaves_both_halves_in_step(federation, name):
+    make, options = PAIRED[name]
+    sites = random_sites()
+    _, config, _ = federation.loop(make(), sites)
+    grid = Unlucky(config.site_data)
+    history = federation(make(), sites, rounds=200, grid=grid, **options)
+    refused = [s.site for s in history.records[2].sites if s.status == "refused"]
+    assert refused == ["site_01"]
+    np.testing.assert_allclose(history.models[-1], pooled_optimum(sites), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", PAIRED)
+def test_failed_round_leaves_both_halves_in_step(federation, name, monkeypatch):
+    make, options = PAIRED[name]
+    strategy = type(make())
+    real, rounds = strategy.update, iter(range(1, 999))
+
+    def breaks(self, fold):
+        return real(self, fold) if next(rounds) != 3 else 1 / 0
+
+    monkeypatch.setattr(strategy, "update", breaks)
+    sites = random_sites()
+    history = federation(make(), sites, rounds=200, may_fail=True, **options)
+    assert [r.round for r in history.records if r.status != "ok"] == [3]
+    np.testing.assert_allclose(history.models[-1], pooled_optimum(sites), atol=1e-6)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from quadratic_task import (
@@ -10,6 +12,7 @@ from quadratic_task import (
 )
 
 from strategies.fedavg import FedAvg
+from strategies.feddyn import FedDyn
 from strategies.messages import EXTRA, METRICS
 from strategies.requirements import check_training
 from strategies.scaffold import Scaffold
@@ -33,7 +36,7 @@ def _reference_karimireddy(sites, rounds, server_lr, shares, asked):
             dc = dc + shares[k] / total * (new - own[k])
             own[k] = new
         x = x + server_lr * dx
-        c = c + len(sampled) / len(sites) * dc
+        c = c + total / sum(shares) * dc
         iterates.append(x)
     return iterates
 
@@ -47,17 +50,37 @@ def test_every_iterate_is_the_papers(federation, weighting):
     assert_iterates(federation(strategy, sites, rounds=10), reference)
 
 
-def test_every_iterate_with_sampled_sites_is_the_papers(federation):
+@pytest.mark.parametrize("weighting", ["uniform", "examples"])
+def test_every_iterate_with_sampled_sites_is_the_papers(federation, weighting):
     sites = random_sites()
-    strategy = Scaffold(weighting="uniform", fraction_train=0.6, **minima())
+    shares = [site.rows if weighting == "examples" else 1.0 for site in sites]
+    strategy = Scaffold(weighting=weighting, fraction_train=0.6, **minima())
     history = federation(strategy, sites, rounds=10)
     asked = [
         [int(s.site[-2:]) for s in record.sites if s.phase == "train" and s.status == "ok"]
         for record in history.records
     ]
     assert {len(indices) for indices in asked[1:]} == {3}
-    reference = _reference_karimireddy(sites, 10, 1.0, [1.0] * 5, lambda n: asked[n])
+    reference = _reference_karimireddy(sites, 10, 1.0, shares, lambda n: asked[n])
     assert_iterates(history, reference)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "options"), [(Scaffold, {}), (FedDyn, {"train": TrainConfig(optimizer="exact")})]
+)
+@pytest.mark.parametrize("weighting", ["uniform", "examples"])
+def test_sampled_sites_of_very_different_sizes_lead_to_the_optimum_of_the_weights(
+    federation, strategy, options, weighting
+):
+    """The control variate must stay the *weighted* mean of the sites' own."""
+    sites = [replace(s, rows=200 if k == 0 else 10) for k, s in enumerate(random_sites())]
+    weights = [site.rows if weighting == "examples" else 1.0 for site in sites]
+    more = {"alpha": 2.0} if strategy is FedDyn else {}
+    rule = strategy(weighting=weighting, fraction_train=0.4, **more, **minima())
+    last = federation(rule, sites, rounds=300, **options).models[-1]
+    np.testing.assert_allclose(last, pooled_optimum(sites, weights), atol=1e-6)
+    other = pooled_optimum(sites, [1.0] * 5 if weighting == "examples" else None)
+    assert np.linalg.norm(last - other) > 0.5
 
 
 def test_beats_fedavg_on_heterogeneous_sites(federation):

@@ -1,7 +1,12 @@
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
+import yaml
 from flwr.serverapp import strategy as flower
 
+from fl_server.config import make_strategy
 from strategies.fedavg import FedAvg
 from strategies.messages import pack_arrays, unpack_arrays
 from strategies.state import restore, snapshot
@@ -75,3 +80,46 @@ def test_snapshot_of_another_strategy_is_refused():
     arrays, numbers = snapshot(_filled())
     with pytest.raises(CheckpointError, match="FedAvg lacks"):
         restore(FedAvg(), arrays, numbers)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        np.float32(1.5),
+        np.int64(3),
+        [1.0, 2.5],
+        (1, "a", None),
+        {"site": 0.5, "list": [1, (2, 3)]},
+        {},
+        [],
+    ],
+    ids=repr,
+)
+def test_numbers_in_any_container_come_back_through_json(value):
+    strategy = Remembers()
+    strategy.history = value
+    arrays, numbers = snapshot(strategy)
+    assert not arrays
+    fresh = Remembers()
+    fresh.history = "later"
+    restore(fresh, arrays, json.loads(json.dumps(numbers)))
+    assert fresh.history == value
+    assert isinstance(fresh.history, type(value)) or np.isscalar(value)
+
+
+def test_what_no_checkpoint_holds_is_said_once(caplog):
+    strategy = Remembers()
+    strategy.odd = object()
+    strategy.mixed = {"a": np.ones(2), "b": "text"}
+    for _ in range(2):
+        snapshot(strategy)
+    assert len(caplog.messages) == 2
+    assert "Remembers.odd (object) is in no checkpoint" in caplog.messages[0]
+    assert "Remembers.transient" in caplog.messages[0]
+
+
+def test_the_shelf_keeps_nothing_that_no_checkpoint_holds(caplog):
+    for path in sorted(Path("conf/strategy").glob("*.yaml")):
+        raw = yaml.safe_load(path.read_text())
+        snapshot(make_strategy({k: 0.1 if "${" in str(v) else v for k, v in raw.items()}))
+    assert caplog.messages == []
