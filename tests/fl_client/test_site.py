@@ -16,6 +16,7 @@ from fl_client.site import Policy, SiteConfig, read_site, site_from_json, site_f
 from tasks.contract import DataSource, Partition, TrainConfig
 from tasks.errors import ConfigError, PolicyError
 
+NEEDED = ("name", "train")
 MINIMAL = {"name": "a", "data": {"train": "a.csv"}}
 
 
@@ -49,6 +50,20 @@ def test_minimal_site_gets_the_documented_defaults(tmp_path):
     assert given.source.holdout_fraction == default.source.holdout_fraction
     assert given.source.holdout is given.source.split_seed is None
     assert given.source.train == "/sites/data/train.csv"
+
+
+def test_every_key_and_its_default_are_in_the_guide():
+    """docs/deployment.md has one table of all keys; a new one must not be forgotten there."""
+    guide = Path(__file__).resolve().parents[2] / "docs/deployment.md"
+    table = dict(re.findall(r"^\| `([a-z_.]+)` \| `?([^`|]*?)`? \|", guide.read_text(), re.M))
+    flat = {
+        **{f.name: f.default for f in fields(SiteConfig) if f.name not in ("source", "policy")},
+        **{f"policy.{f.name}": f.default for f in fields(Policy)},
+        **{f"data.{f.name}": f.default for f in fields(DataSource) if f.name not in NEEDED},
+        "memory": "memory",  # of a site.yaml; a simulated site has none
+    }
+    documented = {key: yaml.safe_load(table.pop(key, "missing")) for key in flat}
+    assert documented == flat
 
 
 @pytest.mark.parametrize(
