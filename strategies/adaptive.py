@@ -11,19 +11,33 @@ ICLR 2021 (arXiv:2003.00295), Algorithm 2::
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy.fedopt import FedOpt
 
+from strategies.arguments import check_number
 from strategies.fedavg import FedAvg
 from strategies.messages import unpack_arrays
 
 
 class AdaptiveStep(FedOpt):
-    """Goes in front of one of Flower's halves, with our ``FedAvg`` behind it."""
+    """Goes in front of one of Flower's halves, with our ``FedAvg`` behind it.
+
+    Parameters
+    ----------
+    **kwargs
+        Of Flower's half: ``eta`` > 0, ``tau`` > 0, ``beta_1`` and ``beta_2`` in [0, 1) ...
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        check_number("eta", self.eta, above=0)
+        check_number("tau", self.tau, above=0)
+        check_number("beta_1", self.beta_1, least=0, below=1)
+        check_number("beta_2", self.beta_2, least=0, below=1)
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

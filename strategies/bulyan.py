@@ -19,6 +19,7 @@ import numpy as np
 from flwr.app import ArrayRecord, Message, MetricRecord
 from flwr.serverapp import strategy as flower
 
+from strategies.arguments import check_whole_or_null
 from strategies.fedavg import local_update
 from strategies.messages import pack_arrays
 from strategies.robust import krum_scores, models_of, squared_distances, tolerated
@@ -32,7 +33,7 @@ class Bulyan(flower.Bulyan):
 
     Parameters
     ----------
-    num_malicious_nodes : int or None
+    num_malicious_nodes : int, >= 0, or None
         f; None: as many as the replies of a round allow.
     """
 
@@ -41,7 +42,11 @@ class Bulyan(flower.Bulyan):
 
     def __init__(self, num_malicious_nodes: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.malicious = num_malicious_nodes
+        self.malicious = check_whole_or_null("num_malicious_nodes", num_malicious_nodes, least=0)
+
+    def check_replies(self, num_replies: int) -> int:
+        """Return f for so many replies; a ReplyError if they are too few for the rule."""
+        return tolerated(num_replies, self.malicious, 4, "bulyan")
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -50,7 +55,7 @@ class Bulyan(flower.Bulyan):
         valid, _ = self._check_and_log_replies(replies, is_train=True)
         if not valid:
             return None, None
-        f = tolerated(len(valid), self.malicious, 4, "bulyan")
+        f = self.check_replies(len(valid))
         models = models_of(valid)
         chosen = select(models, f)
         arrays = {

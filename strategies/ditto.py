@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from strategies.arguments import check_number
 from strategies.fedavg import FedAvg
 from strategies.local import LocalResult, LocalRound, Scalar, SiteState
 from tasks.contract import Arrays, LocalObjective
-from tasks.errors import ConfigError
 
 LAMBDA, OWN = "ditto-lambda", "ditto"
 
@@ -33,9 +33,7 @@ class Ditto(FedAvg):
 
     def __init__(self, strength: float = 0.1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if not strength >= 0:
-            raise ConfigError(f"strategy.strength must not be negative, got {strength}")
-        self.strength = strength
+        self.strength = check_number("strength", strength, least=0)
 
     def round_config(self) -> Mapping[str, Scalar]:
         """Tell the sites lambda."""

@@ -22,12 +22,12 @@ import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 
+from strategies.arguments import check_number, check_whole
 from strategies.fedavg import FedAvg, local_update
 from strategies.folding import number
 from strategies.messages import ARRAYS, LOSS, METRICS, ROUND, pack_arrays, record_of, unpack_arrays
 from strategies.weights import added, difference, statistics, zeros_like
 from tasks.contract import Arrays
-from tasks.errors import ConfigError
 
 __all__ = ["FedBuff", "local_update"]
 
@@ -37,11 +37,11 @@ class FedBuff(FedAvg):
 
     Parameters
     ----------
-    buffer_size : int, > 0
+    buffer_size : int, >= 1
         K.
-    server_lr : float
+    server_lr : float, > 0
         eta_g.
-    staleness_exponent : float
+    staleness_exponent : float, >= 0
         0.5 is the paper's; 0 ignores age.
     """
 
@@ -57,11 +57,9 @@ class FedBuff(FedAvg):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if buffer_size < 1:
-            raise ConfigError(f"strategy.buffer_size must be at least 1, got {buffer_size}")
-        self.buffer_size = buffer_size
-        self.server_lr = server_lr
-        self.staleness_exponent = staleness_exponent
+        self.buffer_size = check_whole("buffer_size", buffer_size, least=1)
+        self.server_lr = check_number("server_lr", server_lr, above=0)
+        self.staleness_exponent = check_number("staleness_exponent", staleness_exponent, least=0)
         self.version = 0
         self.buffered = 0
         self.buffer: Arrays | None = None

@@ -16,12 +16,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from strategies.arguments import check_number
 from strategies.fedavg import FedAvg, checked_weighting
 from strategies.folding import Fold
 from strategies.local import LocalResult, LocalRound, Scalar
 from strategies.weights import added, difference, zeros_like
 from tasks.contract import Arrays, LocalObjective
-from tasks.errors import ConfigError
 
 ALPHA, GRADIENT = "feddyn-alpha", "feddyn"
 
@@ -41,9 +41,7 @@ class FedDyn(FedAvg):
 
     def __init__(self, alpha: float = 0.1, weighting: str = "examples", **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if not alpha > 0:
-            raise ConfigError(f"strategy.alpha must be positive, got {alpha}")
-        self.alpha = alpha
+        self.alpha = check_number("alpha", alpha, above=0)
         self.weighting = checked_weighting(weighting)
         self.correction: Arrays | None = None
 

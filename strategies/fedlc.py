@@ -17,10 +17,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from strategies.arguments import check_number
 from strategies.fedavg import FedAvg
 from strategies.local import LocalResult, LocalRound, Scalar
 from tasks.contract import LocalObjective
-from tasks.errors import ConfigError
 
 TAU = "fedlc-tau"
 
@@ -39,9 +39,7 @@ class FedLC(FedAvg):
 
     def __init__(self, tau: float = 1.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if not tau >= 0:
-            raise ConfigError(f"strategy.tau must not be negative, got {tau}")
-        self.tau = tau
+        self.tau = check_number("tau", tau, least=0)
 
     def round_config(self) -> Mapping[str, Scalar]:
         """Tell the sites tau."""

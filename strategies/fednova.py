@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 from flwr.app import ArrayRecord, Message, MetricRecord
 
+from strategies.arguments import check_number
 from strategies.fedavg import FedAvg, local_update
 from strategies.folding import Fold, number
 from strategies.messages import NUM_STEPS
@@ -41,7 +42,7 @@ class FedNova(FedAvg):
 
     def __init__(self, momentum: float = 0.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.momentum = momentum
+        self.momentum = check_number("momentum", momentum, least=0, below=1)
         self.steps = self.examples = 0.0
 
     def aggregate_train(

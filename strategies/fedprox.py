@@ -15,6 +15,7 @@ from typing import Any
 
 from flwr.serverapp import strategy as flower
 
+from strategies.arguments import check_number
 from strategies.fedavg import FedAvg, checked_weighting, local_update
 
 __all__ = ["FedProx", "local_update"]
@@ -33,5 +34,5 @@ class FedProx(flower.FedProx, FedAvg):
     def __init__(
         self, proximal_mu: float = 0.1, weighting: str = "examples", **kwargs: Any
     ) -> None:
-        super().__init__(proximal_mu=proximal_mu, **kwargs)
+        super().__init__(proximal_mu=check_number("proximal_mu", proximal_mu, least=0), **kwargs)
         self.weighting = checked_weighting(weighting)

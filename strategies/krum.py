@@ -20,6 +20,7 @@ import numpy as np
 from flwr.app import ArrayRecord, Message, MetricRecord
 from flwr.serverapp import strategy as flower
 
+from strategies.arguments import check_whole_or_null
 from strategies.fedavg import local_update
 from strategies.messages import pack_arrays
 from strategies.robust import krum_scores, models_of, plain_mean, squared_distances, tolerated
@@ -33,9 +34,9 @@ class MultiKrum(flower.MultiKrum):
 
     Parameters
     ----------
-    num_malicious_nodes : int or None
+    num_malicious_nodes : int, >= 0, or None
         f; None: as many as the replies of a round allow.
-    num_nodes_to_select : int or None
+    num_nodes_to_select : int, >= 1, or None
         m; None: n - f.
     """
 
@@ -49,8 +50,12 @@ class MultiKrum(flower.MultiKrum):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.malicious = num_malicious_nodes
-        self.selected = num_nodes_to_select
+        self.malicious = check_whole_or_null("num_malicious_nodes", num_malicious_nodes, least=0)
+        self.selected = check_whole_or_null("num_nodes_to_select", num_nodes_to_select, least=1)
+
+    def check_replies(self, num_replies: int) -> int:
+        """Return f for so many replies; a ReplyError if they are too few for the rule."""
+        return tolerated(num_replies, self.malicious, 2, "krum")
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -59,7 +64,7 @@ class MultiKrum(flower.MultiKrum):
         valid, _ = self._check_and_log_replies(replies, is_train=True)
         if not valid:
             return None, None
-        f = tolerated(len(valid), self.malicious, 2, "krum")
+        f = self.check_replies(len(valid))
         models = models_of(valid)
         best = select(models, f, self.selected or len(models) - f)
         contents = [valid[index].content for index in best]

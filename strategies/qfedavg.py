@@ -20,6 +20,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp import strategy as flower
 
 from strategies.accumulator import WeightedMean
+from strategies.arguments import check_number
 from strategies.folding import number
 from strategies.local import LocalResult, LocalRound
 from strategies.messages import (
@@ -44,7 +45,7 @@ class QFedAvg(flower.QFedAvg):
 
     Parameters
     ----------
-    client_learning_rate : float
+    client_learning_rate : float, > 0
         L = 1 / this: the sites' ``train.lr``.
     q : float, >= 0
         0 is the plain mean of the sites' models.
@@ -55,7 +56,8 @@ class QFedAvg(flower.QFedAvg):
     transient: ClassVar[tuple[str, ...]] = ("current_arrays", "sent")
 
     def __init__(self, client_learning_rate: float, q: float = 0.1, **kwargs: Any) -> None:
-        super().__init__(client_learning_rate, q, LOSS, **kwargs)
+        rate = check_number("client_learning_rate", client_learning_rate, above=0)
+        super().__init__(rate, check_number("q", q, least=0), LOSS, **kwargs)
         self.sent: Arrays = {}
 
     def configure_train(

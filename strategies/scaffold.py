@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from strategies.arguments import check_number
 from strategies.fedavg import FedAvg, checked_weighting
 from strategies.folding import Fold
 from strategies.local import LocalResult, LocalRound
@@ -29,7 +30,7 @@ class Scaffold(FedAvg):
 
     Parameters
     ----------
-    server_lr : float
+    server_lr : float, > 0
         eta_g.
     weighting : {"examples", "uniform"}
         ``uniform`` is the paper's mean over sites; ``examples`` is the same algorithm for the
@@ -42,7 +43,7 @@ class Scaffold(FedAvg):
 
     def __init__(self, server_lr: float = 1.0, weighting: str = "examples", **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.server_lr = server_lr
+        self.server_lr = check_number("server_lr", server_lr, above=0)
         self.weighting = checked_weighting(weighting)
         self.variate: Arrays | None = None
 

@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from flwr.app import ArrayRecord, Message, MetricRecord
 from flwr.serverapp import strategy as flower
 
+from strategies.arguments import check_number
 from strategies.fedavg import local_update
 from strategies.messages import pack_arrays
 from strategies.robust import models_of
@@ -41,6 +42,13 @@ class TrimmedMean(flower.FedTrimmedAvg):
     client_half: ClassVar[str] = "fedavg"
     needs_single_updates: ClassVar[bool] = True
 
+    def __init__(self, beta: float = 0.2, **kwargs: Any) -> None:
+        super().__init__(beta=check_number("beta", beta, least=0, below=0.5), **kwargs)
+
+    def check_replies(self, num_replies: int) -> int:
+        """Return how many are cut at each end; a ReplyError if none of so many would be left."""
+        return num_trimmed(num_replies, self.beta)
+
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
@@ -49,7 +57,7 @@ class TrimmedMean(flower.FedTrimmedAvg):
         if not valid:
             return None, None
         models = models_of(valid)
-        cut = num_trimmed(len(models), self.beta)
+        cut = self.check_replies(len(models))
         arrays = {name: trimmed([m[name] for m in models], cut) for name in models[0]}
         metrics = self.train_metrics_aggr_fn([m.content for m in valid], self.weighted_by_key)
         return pack_arrays(arrays), metrics
