@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -16,6 +17,11 @@ from tasks.images.network import ImageNetwork
 KEY = "model.params.weights"
 MIN_SHARE = 0.5
 """Least share of a model's arrays that a file must fit, or it is of another architecture."""
+WRAPPERS = ("state_dict", "model_state_dict", "model")
+"""Keys below which training scripts save the weights, beside epoch and optimiser."""
+PREFIXES = ("module.", "_orig_mod.")
+"""What DataParallel and torch.compile put in front of every name."""
+MAX_NAMED = 3
 
 
 def start_from_file(model: ImageNetwork, spec: ModelSpec) -> int:
@@ -38,7 +44,7 @@ def start_from_file(model: ImageNetwork, spec: ModelSpec) -> int:
     if given is None:
         return 0
     path = Path(str(given))
-    found = read_weights(path)
+    found = read_state(path)
     arrays, taken = model.arrays(), 0
     for name, array in arrays.items():
         value = _fitting(found.get(name), array.shape)
@@ -54,8 +60,11 @@ def start_from_file(model: ImageNetwork, spec: ModelSpec) -> int:
     return taken
 
 
-def read_weights(path: Path) -> Mapping[str, torch.Tensor]:
-    """Read a ``.safetensors`` file, or a PyTorch state dict without running code from it.
+def read_state(path: Path) -> dict[str, torch.Tensor]:
+    """Read weights by name: a ``.safetensors`` file, or a PyTorch file without running its code.
+
+    Taken are a state dict, one below a key of ``WRAPPERS`` as training scripts save it, and names
+    with a prefix of ``PREFIXES`` in front; the prefix is dropped.
 
     Raises
     ------
@@ -64,24 +73,66 @@ def read_weights(path: Path) -> Mapping[str, torch.Tensor]:
     """
     if not path.is_file():
         raise ConfigError(f"{KEY}: {path}: no such file")
+    if path.suffix == ".safetensors":
+        try:
+            content: Any = load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise ConfigError(f"{KEY}: {path} is damaged: {error}") from None
+    elif path.suffix in (".pt", ".pth"):
+        content = load_checkpoint(path)
+    else:
+        raise ConfigError(f"{KEY}: {path} is neither .safetensors nor .pt nor .pth")
+    found = content if isinstance(content, Mapping) else {}
+    for key in WRAPPERS:
+        if isinstance(found.get(key), Mapping):
+            found = found[key]
+    tensors = {str(k): v for k, v in found.items() if isinstance(v, torch.Tensor)}
+    if not tensors:
+        raise ConfigError(f"{KEY}: {path} holds no weights by name; save model.state_dict()")
+    return {_bare(name): value for name, value in tensors.items()}
+
+
+def load_checkpoint(path: Path) -> Any:
+    """Return what ``torch.save`` wrote, if it is arrays and plain values only.
+
+    Classes that ``torch.serialization.safe_globals`` allows where this is called may be in it too.
+
+    Raises
+    ------
+    ConfigError
+        Naming what would have to be run, or that the file is damaged.
+    """
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        if path.suffix not in (".pt", ".pth"):
-            raise ConfigError(f"{KEY}: {path} is neither .safetensors nor .pt nor .pth")
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except ConfigError:
-        raise
-    except (SafetensorError, OSError) as error:
-        raise ConfigError(f"{KEY}: {path} is damaged: {error}") from None
-    except Exception as error:  # the unpickler has many words for what it refuses
-        reason = " ".join(str(error).split())[:160]
-        raise ConfigError(f"{KEY}: {path} is not read: {reason}") from None
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
-    if not isinstance(content, Mapping):
-        raise ConfigError(f"{KEY}: {path} holds no weights by name")
-    return {k: v for k, v in content.items() if isinstance(v, torch.Tensor)}
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise ConfigError(f"{KEY}: {path}: {error.strerror or 'cannot be read'}") from None
+    except Exception:  # PyTorch's own words advise to trust the file
+        foreign = _foreign(path)
+    if foreign:
+        more = ", ..." if len(foreign) > MAX_NAMED else ""
+        raise ConfigError(
+            f"{KEY}: {path} is not read: it holds code or objects "
+            f"({', '.join(foreign[:MAX_NAMED])}{more}) and not only arrays; save "
+            "model.state_dict(), or a .safetensors file"
+        )
+    raise ConfigError(
+        f"{KEY}: {path} is not read: it is damaged, or not written by torch.save; "
+        "save model.state_dict() anew"
+    )
+
+
+def _foreign(path: Path) -> list[str]:
+    """Return the classes and functions of a file that are not allowed; nothing is run."""
+    try:
+        return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
+    except Exception:  # damaged, or of PyTorch's format before 1.6
+        return []
+
+
+def _bare(name: str) -> str:
+    for prefix in PREFIXES:
+        name = name.removeprefix(prefix)
+    return name
 
 
 def _fitting(value: torch.Tensor | None, shape: tuple[int, ...]) -> Array | None:
