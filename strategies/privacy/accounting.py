@@ -51,7 +51,8 @@ def epsilon_of(releases: Sequence[Release], delta: float) -> float:
     with warnings.catch_warnings():
         # opacus: the best order is the smallest or largest tried; the bound holds all the same
         warnings.filterwarnings("ignore", message="Optimal order is the", category=UserWarning)
-        return float(get_privacy_spent(orders=orders, rdp=divergences, delta=delta)[0])
+        spent = float(get_privacy_spent(orders=orders, rdp=divergences, delta=delta)[0])
+    return max(0.0, spent)  # the conversion goes below 0 where delta alone covers the loss
 
 
 @lru_cache(maxsize=1024)

@@ -60,12 +60,12 @@ class CentralDp(Strategy):
         )
         self.num_releases = 0
         self.sent_record: ArrayRecord | None = None
-        self._settings = (mode, np.random.default_rng(mode.noise_seed))  # no state of the run
+        self._mode = mode
 
     @property
     def epsilon(self) -> float | None:
         """Epsilon of all rounds so far, for a site that took part in each; None without noise."""
-        mode, _ = self._settings
+        mode = self._mode
         spent = epsilon_of([(mode.noise_multiplier, 1.0, self.num_releases)], mode.delta)
         return spent if math.isfinite(spent) else None
 
@@ -80,7 +80,7 @@ class CentralDp(Strategy):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Clip, sum and noise the updates; let the strategy make its step from their mean."""
-        mode, rng = self._settings
+        mode, rng = self._mode, noise_source(self._mode.noise_seed, self.num_releases)
         sent = unpack_arrays(self.sent_record) if self.sent_record is not None else {}
         total, carriers = ClippedSum(sent, self.clipping_norm), []
         for reply in replies:
@@ -121,8 +121,11 @@ class CentralDp(Strategy):
 class ClippedSum:
     """Sum of updates, each of l2 norm at most ``norm`` over all floating weights together.
 
-    Replacing one site's update by zero moves the sum by at most ``norm``, and the number of
-    updates below it by at most one. Integer weights (a count of batches) keep the sent value.
+    Neighbours differ in one site's contribution to both sums, which is removed (0 in its place);
+    m, the number of updates, is public and the same. That moves the sum of updates by at most
+    ``norm``, and ``below``, the sum of 1[||d_k|| <= C] - 1/2, by exactly 1/2 (Andrew et al. 2021,
+    Algorithm 1: without the shift it would be 1). Integer weights (a count of batches) keep the
+    sent value.
     """
 
     def __init__(self, sent: Arrays, norm: float) -> None:
@@ -132,7 +135,7 @@ class ClippedSum:
             name: np.zeros(a.shape) for name, a in sent.items() if a.dtype.kind == "f"
         }
         self.num_updates = 0
-        self.num_below = 0
+        self.below = 0.0
 
     def add(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Clip and add one model's difference to the sent one."""
@@ -143,7 +146,7 @@ class ClippedSum:
         for name, update in updates.items():
             self._sums[name] += scale * update
         self.num_updates += 1
-        self.num_below += below
+        self.below += below - 0.5
 
     def noised_mean(self, rng: np.random.Generator, stddev: float) -> Arrays:
         """Return the sent model plus the noised mean update, in the sent dtypes."""
@@ -155,16 +158,22 @@ class ClippedSum:
         return moved
 
     def noised_share_below(self, rng: np.random.Generator, stddev: float) -> float:
-        """Return the noised share of updates that were not clipped; sensitivity 1/2 / m."""
+        """Return the noised share b of updates that were not clipped; sensitivity 1/2 / m."""
         noise = float(rng.normal(0.0, stddev)) if stddev else 0.0
-        return (self.num_below - self.num_updates / 2 + noise) / self.num_updates + 0.5
+        return (self.below + noise) / self.num_updates + 0.5
+
+
+def noise_source(seed: int | None, release: int) -> np.random.Generator:
+    """Return one release's generator: a resumed run must neither repeat noise nor change it."""
+    return np.random.default_rng(None if seed is None else [seed, release])
 
 
 def noise_stddevs(mode: CentralFixed | CentralAdaptive, num_updates: int) -> tuple[float, float]:
     """Return the noise on updates in units of C, and that on the count.
 
     Together they are as private as one release with the mode's noise multiplier (Andrew et al.,
-    Theorem 1).
+    Theorem 1): the sensitivities are C and 1/2 (``ClippedSum``), and z^-2 is the sum of z_d^-2 and
+    (2 sigma_b)^-2.
     """
     z = mode.noise_multiplier
     if isinstance(mode, CentralFixed) or z == 0:

@@ -106,3 +106,8 @@ def test_epsilon_is_zero_for_nothing_and_infinite_without_noise():
     assert epsilon_of([], 1e-5) == 0
     assert epsilon_of([(1.0, 0.5, 0)], 1e-5) == 0
     assert epsilon_of([(1.0, 0.5, 3), (0.0, 0.5, 1)], 1e-5) == math.inf
+
+
+def test_epsilon_is_never_negative():
+    """At a large delta the conversion from Rényi divergences goes below 0."""
+    assert epsilon_of([(50.0, 1.0, 1)], 0.5) == 0.0

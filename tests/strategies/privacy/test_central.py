@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from flwr.app import ConfigRecord
 from flwr.serverapp import strategy as flower
+from safetensors.numpy import load_file
 
 from fl_server.simulation import InProcessGrid
 from strategies.fedadam import FedAdam
@@ -161,6 +162,44 @@ def test_adaptive_noise_is_as_private_as_one_release():
     assert noise_stddevs(CentralAdaptive(noise_multiplier=1.0), 4)[0] == pytest.approx(1.1547, 1e-3)
     with pytest.raises(ConfigError, match="count_stddev"):
         CentralAdaptive(noise_multiplier=1.0, count_stddev=0.4)
+
+
+@pytest.mark.parametrize("norm", [0.5, 2.0])
+def test_one_sites_contribution_is_bounded_in_both_sums(norm):
+    """Removing it, of m sites that stay m, moves the updates by C at most and the count by 1/2."""
+    rng = np.random.default_rng(0)
+    without, whole = ClippedSum(SENT, 1.0), ClippedSum(SENT, 1.0)
+    for _ in range(3):
+        update = moved(rng, 0.7)
+        without.add(update)
+        whole.add(update)
+    whole.add(moved(rng, norm))
+    assert abs(whole.below - without.below) == 0.5
+    without.num_updates = whole.num_updates  # m is public: the same on both sides
+    means = (total.noised_mean(rng, 0.0) for total in (whole, without))
+    assert 4 * distance(*means) == pytest.approx(min(norm, 1.0), rel=1e-5)
+    shares = [total.noised_share_below(rng, 0.0) for total in (whole, without)]
+    assert 4 * abs(shares[0] - shares[1]) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("mode", ["central_fixed", "central_adaptive"])
+def test_resumed_run_is_the_whole_run_where_noise_has_a_seed(compose, run, tmp_path, mode):
+    options = (f"privacy={mode}", "privacy.noise_seed=3")
+    whole, _ = run(compose(*options, "rounds=4", folder="whole"))
+    run(compose(*options, "rounds=2", folder="parts"))
+    resumed, _ = run(compose(*options, "rounds=4", "resume=true", folder="parts"))
+    assert [r.score for r in resumed.rounds] == [r.score for r in whole.rounds]
+    ours, theirs = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "parts"))
+    for name, array in ours.items():
+        np.testing.assert_array_equal(array, theirs[name])
+
+
+def test_seeded_noise_differs_from_release_to_release(reply):
+    rng = np.random.default_rng(0)
+    update = moved(rng, 1.0)
+    strategy = CentralDp(FedAvg(), CentralFixed(noise_seed=3))
+    first, second = (aggregate(strategy, [reply(update)])[0] for _ in range(2))
+    assert (first["w"] != second["w"]).all()
 
 
 def test_state_survives_a_resumption():
