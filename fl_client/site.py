@@ -8,6 +8,7 @@
       holdout: null                # or a second file
       holdout_fraction: 0.2        # without one, this part of the rows is held out
       split_seed: null             # pins the split; null: the run's
+      on_bad: null                 # bad pictures and labels: refuse or drop; null: the use case's
     policy:
       min_rows: 5                  # refuse to answer from fewer training or holdout rows
       min_group_size: 5            # rarer categories are folded into `other` before they leave
@@ -211,11 +212,18 @@ def _positive(value: Any, origin: str, key: str) -> float:
     return float(value)
 
 
+def _bad(value: Any, origin: str, key: str) -> str:
+    if value not in ("refuse", "drop"):
+        raise ConfigError(f"{origin}: {key} is {value!r}; expected refuse or drop")
+    return str(value)
+
+
 _CHECKS: dict[str, Callable[[Any, str, str], Any]] = {
     "train": _text,
     "holdout": _text,
     "holdout_fraction": _share,
     "split_seed": _whole(0),
+    "on_bad": _bad,
     "kind": _text,
     "num_sites": _whole(1),
     "index": _whole(0),

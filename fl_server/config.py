@@ -29,6 +29,7 @@ from fl_server.checks import (
     Check,
     check_arguments,
     each,
+    either,
     flag,
     number,
     optional,
@@ -42,6 +43,7 @@ from fl_server.instantiation import dp_sgd, make_compression, make_privacy, para
 from fl_server.records import ScoreRule, UseCaseInfo
 from strategies.compression import Compression
 from strategies.privacy.modes import NoPrivacy, Privacy
+from strategies.requirements import check_class, unwrapped
 from tasks.contract import DataSource, ModelSpec, TrainConfig
 from tasks.errors import ConfigError
 
@@ -188,7 +190,9 @@ def make_strategy(config: Mapping[str, Any]) -> Strategy:
             "strategy._target_ must name a class, e.g. flwr.serverapp.strategy.FedAvg"
         )
     try:
-        accepted = parameters_of(get_class(str(target)))
+        kind = get_class(str(target))
+        check_class(kind)
+        accepted = parameters_of(kind)
         check_arguments(accepted, config)
         minima = {name: 1 for name in NODE_MINIMA if name in accepted and name not in config}
         strategy = instantiate(dict(config), **minima, _convert_="all")
@@ -201,6 +205,8 @@ def make_strategy(config: Mapping[str, Any]) -> Strategy:
         ) from error
     if not isinstance(strategy, Strategy):
         raise ConfigError(f"strategy {target} is not a flwr.serverapp.strategy.Strategy")
+    for part in unwrapped(strategy):
+        check_class(type(part))
     return strategy
 
 
@@ -230,11 +236,15 @@ def _usecase(raw: Mapping[str, Any]) -> tuple[UseCaseInfo, dict[str, Any]]:
 
 def _site_data(data: Mapping[str, Any], partition: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
     """Describe each simulated site in the keys of ``site.yaml``."""
-    fraction = _fraction("data.holdout_fraction", data["holdout_fraction"])
+    shared: dict[str, Any] = {
+        "holdout_fraction": _fraction("data.holdout_fraction", data["holdout_fraction"])
+    }
+    if data["on_bad"] is not None:
+        shared["on_bad"] = either("refuse", "drop")("data.on_bad", data["on_bad"])
     if data["sites"]:
         if not isinstance(data["sites"], list):
             raise ConfigError(f"data.sites must be a list, as [a.csv,b.csv], got {data['sites']!r}")
-        sites = [_file_site(entry, fraction) for entry in data["sites"]]
+        sites = [_file_site(entry, shared) for entry in data["sites"]]
     elif data["dataset"]:
         count = whole(1)("data.num_sites", data["num_sites"])
         names = data["names"] or [f"site_{i}" for i in range(count)]
@@ -247,7 +257,7 @@ def _site_data(data: Mapping[str, Any], partition: Mapping[str, Any]) -> tuple[d
             {
                 "name": str(name),
                 "train": f"dataset:{data['dataset']}",
-                "holdout_fraction": fraction,
+                **shared,
                 "partition": {**partition, "num_sites": count, "index": index},
             }
             for index, name in enumerate(names)
@@ -266,9 +276,9 @@ def _site_data(data: Mapping[str, Any], partition: Mapping[str, Any]) -> tuple[d
     )
 
 
-def _file_site(entry: Any, fraction: float) -> dict[str, Any]:
+def _file_site(entry: Any, shared: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(entry, str) and entry.strip():
-        return {"name": Path(entry).stem, "train": entry, "holdout_fraction": fraction}
+        return {"name": Path(entry).stem, "train": entry, **shared}
     if isinstance(entry, Mapping) and isinstance(entry.get("train"), str):
         known = {f.name for f in fields(DataSource)}
         for key in entry:
@@ -277,7 +287,7 @@ def _file_site(entry: Any, fraction: float) -> dict[str, Any]:
                 hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}"
                 raise ConfigError(f"data.sites: unknown key '{key}' in {dict(entry)}; {hint}")
         name = str(entry.get("name") or Path(entry["train"]).stem)
-        return {"holdout_fraction": fraction, **entry, "name": name}
+        return {**shared, **entry, "name": name}
     raise ConfigError(f"data.sites: {entry!r} is neither a file nor {{name: ..., train: ...}}")
 
 

@@ -61,6 +61,8 @@ class DataSource:
         Pins the split; ``None`` takes the run's.
     partition : Partition or None
         Which part of a shared table belongs to this site.
+    on_bad : {"refuse", "drop"} or None
+        What a bad picture or label does; ``None`` takes the use case's.
     """
 
     name: str
@@ -69,6 +71,7 @@ class DataSource:
     holdout_fraction: float = 0.2
     split_seed: int | None = None
     partition: Partition | None = None
+    on_bad: str | None = None
 
 
 @dataclass(frozen=True)

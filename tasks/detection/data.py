@@ -24,7 +24,7 @@ from tasks.detection.voc import is_voc, read_voc
 from tasks.detection.yolo import has_val, is_yolo, read_yolo
 from tasks.errors import ConfigError, DataError, SchemaError
 from tasks.images.pool import DATASET, Pool, require_two, usable
-from tasks.images.report import ImageReport
+from tasks.images.report import ImageReport, on_bad
 from tasks.partition import partition_rows
 from tasks.site_splits import SiteSplits
 from tasks.stamps import stamp
@@ -55,6 +55,7 @@ def read_site(source: DataSource, split_seed: int, schema: DetectionSchema) -> D
     ConfigError
         If ``holdout_fraction`` is not within (0, 1).
     """
+    schema = replace(schema, on_bad=on_bad(source, schema))
     pool = _read(source, source.train, schema)
     notes = list(pool.notes)
     held = _holdout(source, schema)

@@ -30,7 +30,7 @@ from tasks.images.pixels import Geometry
 from tasks.images.pool import DATASET, Pool, require_two, usable
 from tasks.images.read import BadImageError
 from tasks.images.refs import ImageRef
-from tasks.images.report import ImageReport
+from tasks.images.report import ImageReport, on_bad
 from tasks.partition import partition_rows
 from tasks.site_splits import SiteSplits
 from tasks.stamps import stamp
@@ -108,6 +108,7 @@ def read_site(source: DataSource, split_seed: int, schema: ImageSchema) -> Image
     ConfigError
         If ``holdout_fraction`` is not within (0, 1).
     """
+    schema = replace(schema, on_bad=on_bad(source, schema))
     pool = _read(source, source.train, schema, TRAIN)
     notes = list(pool.notes)
     held = _holdout(source, schema)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Protocol
 
+from tasks.contract import DataSource
 from tasks.errors import ConfigError, DataError
 
 POLICIES = ("refuse", "drop")
@@ -65,6 +67,19 @@ NEUTRAL = frozenset(
     )
 )
 """Kinds that are mended or mean nothing bad: noted under either policy, never refused."""
+
+
+class HasPolicy(Protocol):
+    """A use case's schema."""
+
+    @property
+    def on_bad(self) -> str:
+        """What a bad picture does to its site."""
+
+
+def on_bad(source: DataSource, schema: HasPolicy) -> str:
+    """Return what a bad picture does here: the site's own word, or else the use case's."""
+    return source.on_bad or schema.on_bad
 
 
 @dataclass(frozen=True)
@@ -136,7 +151,7 @@ class ImageReport:
             return
         raise DataError(
             f"{origin}: {'; '.join(self._lines(bad=True))}; mend the files, or set "
-            "usecase.on_bad=drop to leave these out"
+            "data.on_bad=drop (in site.yaml: on_bad: drop, below data) to leave these out"
         )
 
     def notes(self) -> list[str]:

@@ -25,7 +25,7 @@ from tasks.images.pixels import Geometry
 from tasks.images.pool import DATASET, Pool, require_two, usable
 from tasks.images.read import SUFFIXES, BadImageError
 from tasks.images.refs import FileImage, ImageRef
-from tasks.images.report import ImageReport
+from tasks.images.report import ImageReport, on_bad
 from tasks.partition import partition_rows
 from tasks.segmentation import masks
 from tasks.segmentation.masks import BadMaskError, FileMask, MaskRef, class_counts
@@ -106,6 +106,7 @@ def read_site(source: DataSource, split_seed: int, schema: SegmentationSchema) -
     ConfigError
         If ``holdout_fraction`` is not within (0, 1).
     """
+    schema = replace(schema, on_bad=on_bad(source, schema))
     pool = _read(source, source.train, schema, holdout=False)
     notes = list(pool.notes)
     held = _holdout(source, schema)

@@ -86,8 +86,13 @@ def read_site(source: DataSource, split_seed: int, schema: TabularSchema) -> Tab
     DataError, SchemaError
         Naming file, row, column and cure.
     ConfigError
-        If ``holdout_fraction`` is not within (0, 1).
+        If ``holdout_fraction`` is not within (0, 1), or ``on_bad`` is set: it means pictures.
     """
+    if source.on_bad is not None:
+        raise ConfigError(
+            f"site '{source.name}': data.on_bad is for pictures; a table's bad rows are mended, "
+            "or dropped by usecase.drop_incomplete=true"
+        )
     rows, notes = _usable(source, source.train, schema)
     if len(rows) < 2:
         found = "one row" if len(rows) else "no complete row"

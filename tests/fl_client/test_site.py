@@ -127,6 +127,7 @@ WRONG = {
     "data.holdout": [5, ["a.csv"], {"a": 1}, True],
     "data.holdout_fraction": ["x", 0, 1, -0.5, 2, True, [0.2], float("nan")],
     "data.split_seed": ["x", 1.5, -1, True, [1]],
+    "data.on_bad": ["ignore", 5, True, ["drop"], {"a": 1}],
     "data.partition": [5, "iid", ["iid"]],
     "data.partition.num_sites": ["x", 0, 1.5, True],
     "data.partition.index": ["x", -1],

@@ -196,7 +196,7 @@ def test_report_refuses_with_counts_and_first_files():
     assert message.startswith("site/data: 5 boxes have no area (0.xml: object 0, 1.xml: object 1")
     assert "1 images are cut off or damaged (a.jpg: is cut off)" in message
     assert "palette" not in message
-    assert "usecase.on_bad=drop" in message
+    assert "data.on_bad=drop" in message
     assert "\n" not in message
 
 
