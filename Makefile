@@ -30,8 +30,8 @@ demo: $(VENV)/.installed  ## run a federated competition on four simulated hospi
 	$(BIN)/fl-server usecase=breast_cancer board.url=$(DEMO_DB)
 	@echo "leaderboard in $(DEMO_DB); look at it with: $(BIN)/fedleague board --db $(DEMO_DB)"
 
-test: $(VENV)/.installed-dev  ## all tests, the slow ones too, one file at a time on each of two cores
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+test: $(VENV)/.installed-dev  ## all tests, the slow ones too, on two cores
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 test-fast: $(VENV)/.installed-dev  ## without real processes, sockets, browsers
 	$(BIN)/python -m pytest -q -m "not slow"

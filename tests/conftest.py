@@ -20,6 +20,11 @@ from fl_server.config import RunConfig
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start with the slow tests: at the end one of two workers would wait for the other."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     """Small models: one thread is faster and leaves the other core to the other test."""
