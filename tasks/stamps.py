@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+from tasks.images.folders import walk
 from tasks.images.read import SUFFIXES
 
 COUNTED = SUFFIXES | {".txt", ".xml", ".yaml", ".yml", ".names"}
@@ -14,7 +15,7 @@ COUNTED = SUFFIXES | {".txt", ".xml", ".yaml", ".yml", ".names"}
 def stamp(name: str | None) -> object:
     """Return what changes when a file does, or any picture or label below a folder.
 
-    None for a named data set and for what is not there. Ten thousand files take some 0.03 s.
+    None for a named data set and for what is not there. Ten thousand files take some 0.1 s.
     """
     try:
         status = os.stat(name or "")
@@ -22,24 +23,19 @@ def stamp(name: str | None) -> object:
         return None
     if not os.path.isdir(str(name)):
         return status.st_mtime_ns, status.st_size
-    found = sorted(_entries(str(name)))
+    found = list(_entries(str(name)))
     return hash(tuple(found)), len(found)
 
 
-def _entries(folder: str) -> Iterator[tuple[str, int, int]]:
+def _entries(root: str) -> Iterator[tuple[str, int, int]]:
     """Yield path, time and size of every picture and label file below a folder."""
-    waiting = [folder]
-    while waiting:
-        try:
-            entries = list(os.scandir(waiting.pop()))
-        except OSError:  # vanished, or not ours to read: reading will say so
-            continue
-        for entry in entries:
-            try:
-                if entry.is_dir(follow_symlinks=False):
-                    waiting.append(entry.path)
-                elif os.path.splitext(entry.name)[1].lower() in COUNTED:
-                    status = entry.stat()
-                    yield entry.path, status.st_mtime_ns, status.st_size
-            except OSError:
+    for folder, files in walk(root):
+        for name in files:
+            if os.path.splitext(name)[1].lower() not in COUNTED:
                 continue
+            path = os.path.join(folder, name)
+            try:
+                status = os.stat(path)
+            except OSError:  # vanished, or not ours to read: reading will say so
+                continue
+            yield path, status.st_mtime_ns, status.st_size

@@ -25,6 +25,7 @@ import pandas as pd
 from tasks.errors import DataError, SchemaError
 from tasks.image_classification.schema import ImageSchema
 from tasks.images.arrays import ArrayImage, npz_names, picture_rows, read_npz_array
+from tasks.images.folders import files_below
 from tasks.images.read import SUFFIXES
 from tasks.images.refs import FileImage, ImageRef
 from tasks.images.report import ImageReport
@@ -100,7 +101,7 @@ def _split_folder(path: Path, schema: ImageSchema, split: str) -> Path | None:
 
 def _folder(path: Path, schema: ImageSchema, split: str, *, labelled: bool) -> Iterator[RawPicture]:
     root = (_split_folder(path, schema, split) or path) if labelled else path
-    for file in sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES):
+    for file in files_below(root, SUFFIXES):
         place = file.relative_to(root)
         label = canonical(place.parts[0]) if len(place.parts) > 1 else None
         yield RawPicture(FileImage(file, schema.max_pixels), place.as_posix(), label)

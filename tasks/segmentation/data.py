@@ -20,6 +20,7 @@ from tasks.contract import Array, DataSource
 from tasks.datasets.images import load_image_dataset
 from tasks.errors import ConfigError, DataError, SchemaError
 from tasks.images.augment import IGNORED
+from tasks.images.folders import files_below
 from tasks.images.loader import PixelLoader
 from tasks.images.pixels import Geometry
 from tasks.images.pool import DATASET, Pool, require_two, usable
@@ -135,11 +136,6 @@ def scene_kinds(scenes: Sequence[Scene]) -> NDArray[np.int64]:
     return np.asarray((counts / np.maximum(counts.sum(axis=0), 1.0)).argmax(axis=1))
 
 
-def picture_files(root: Path) -> list[Path]:
-    """Return every picture below a folder, sorted."""
-    return sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES)
-
-
 def _holdout(source: DataSource, schema: SegmentationSchema) -> Pool[Scene] | None:
     if source.holdout is not None:
         return _read(source, source.holdout, schema, holdout=True)
@@ -200,11 +196,11 @@ def _folder(
     if not images.is_dir() or not labels.is_dir():
         raise DataError(f"{path} has no folders images/ and masks/; a mask has its picture's stem")
     by_stem: dict[str, Path] = {}
-    for file in sorted(p for p in labels.rglob("*") if p.suffix.lower() in masks.SUFFIXES):
+    for file in files_below(labels, masks.SUFFIXES):
         if by_stem.setdefault(_stem(file, labels), file) is not file:
             report.add("duplicate_name", file, "another mask has this stem")
     seen: set[str] = set()
-    for file in picture_files(images):
+    for file in files_below(images, SUFFIXES):
         stem = _stem(file, images)
         if stem in seen:
             report.add("duplicate_name", file, "another picture has this stem")

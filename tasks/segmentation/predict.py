@@ -14,10 +14,10 @@ import torch
 from torch.nn import functional as F
 
 from tasks.errors import DataError
+from tasks.images.folders import files_below
 from tasks.images.pixels import Geometry
 from tasks.images.read import SUFFIXES
 from tasks.images.refs import FileImage, ImageRef
-from tasks.segmentation.data import picture_files
 from tasks.segmentation.masks import Classes, palette_image
 from tasks.segmentation.models import SegmentationModel
 from tasks.segmentation.schema import SegmentationSchema
@@ -123,7 +123,7 @@ def predict_folder(model: SegmentationModel, path: Path, schema: SegmentationSch
     if path.is_file() and path.suffix.lower() in SUFFIXES:
         files, root = [path], path.parent
     else:
-        files = picture_files(root) if root.is_dir() else []
+        files = files_below(root, SUFFIXES) if root.is_dir() else []
     if not files:
         raise DataError(f"{path}: no pictures; give a picture or a folder of them")
     stems = Counter(file.relative_to(root).with_suffix("") for file in files)
