@@ -160,6 +160,6 @@ class ObjectDetection:
 
 
 def _detections(model: DetectionModel, items: Sequence[DetectionItem]) -> Iterator[Detections]:
-    """Yield each picture's detections; a batch of pictures is in memory at a time."""
+    """Yield each picture's detections; in memory are one picture and a batch of squares."""
     for part in chunks(items, EVALUATION_BATCH):
-        yield from model.detect([item.image() for item in part])
+        yield from model.detect([model.boxed(item.image()) for item in part])

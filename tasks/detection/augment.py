@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from tasks.detection.annotations import DetectionItem
-from tasks.detection.pixels import Frame, Target, blank, letterbox, paste, pixels
+from tasks.detection.pixels import Frame, Target, blank, letterbox, paste
 from tasks.errors import ConfigError
 from tasks.tabular.schema import suggest
 
@@ -131,7 +131,7 @@ class Loader:
         if scale:
             frame = _zoomed(frame, float(self._rng.uniform(1 - scale, 1 + scale)), self._size)
         frame = place(frame)
-        paste(canvas, pixels(item.image()), frame, window)
+        paste(canvas, item.image(), frame, window)
         return _in_view(frame.into(item.boxes), item.labels, window)
 
     def _shifted(self, frame: Frame) -> Frame:

@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from tasks.contract import DataSource, Partition
 from tasks.datasets.images import load_image_dataset
 from tasks.detection.annotations import DetectionItem, RawImage, checked_item
-from tasks.detection.coco import is_coco, read_coco
+from tasks.detection.coco import CocoFile, is_coco, open_coco, read_coco, unlisted
 from tasks.detection.schema import DetectionSchema
 from tasks.detection.voc import is_voc, read_voc
 from tasks.detection.yolo import has_val, is_yolo, read_yolo
 from tasks.errors import ConfigError, DataError, SchemaError
 from tasks.images.pool import DATASET, Pool, require_two, usable
-from tasks.images.report import ImageReport, on_bad
+from tasks.images.report import MAX_NAMED, ImageReport, on_bad
 from tasks.partition import partition_rows
 from tasks.site_splits import SiteSplits
 from tasks.stamps import stamp
@@ -133,32 +133,43 @@ def _shared_pool(
 
 def _pool(name: str, schema: DetectionSchema, split: str) -> Pool[DetectionItem]:
     report = ImageReport(schema.on_bad)
-    records, ordered = _open(name, schema, split, report)
+    records, ordered, notes = _open(name, schema, split, report)
     found = (checked_item(raw, schema, report) for raw in records)
-    return usable(name, found, report, ordered=ordered)
+    pool = usable(name, found, report, ordered=ordered)
+    return replace(pool, notes=(*pool.notes, *notes))
 
 
 def _open(
     name: str, schema: DetectionSchema, split: str, report: ImageReport
-) -> tuple[Iterable[RawImage], bool]:
+) -> tuple[Iterable[RawImage], bool, list[str]]:
+    """Return pictures, whether neighbours are alike, and what the operator should know."""
     if name.startswith(DATASET):
         dataset = load_image_dataset(name.removeprefix(DATASET))
         if dataset.task != TASK:
             raise ConfigError(f"{name} is for the task {dataset.task}, not {TASK}")
-        return dataset.records(report), dataset.ordered
+        return dataset.records(report), dataset.ordered, []
     path = Path(name)
     if not path.exists():
         raise DataError(f"{name} does not exist; correct the path in site.yaml")
     if is_coco(path):
-        return read_coco(path, report, schema.max_pixels), False
+        file = open_coco(path, report)
+        return read_coco(file, report, schema.max_pixels), False, _unlisted_note(file)
     if is_yolo(path):
-        return read_yolo(path, schema.classes, report, split, schema.max_pixels), False
+        return read_yolo(path, schema.classes, report, split, schema.max_pixels), False, []
     if is_voc(path):
-        return read_voc(path, report, schema.max_pixels), False
+        return read_voc(path, report, schema.max_pixels), False, []
     raise DataError(
         f"{name} is no detection data; give a YOLO data.yaml or folder with labels/, a COCO .json "
         "file, or a Pascal VOC folder or ImageSets list"
     )
+
+
+def _unlisted_note(file: CocoFile) -> list[str]:
+    strays = [str(stray) for stray in unlisted(file)]
+    if not strays:
+        return []
+    named = ", ".join(strays[:MAX_NAMED]) + (", ..." if len(strays) > MAX_NAMED else "")
+    return [f"{len(strays)} images are listed in no JSON file; they are not used ({named})"]
 
 
 def _cut(

@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from tasks.contract import Arrays
 from tasks.detection.augment import Augment
-from tasks.detection.pixels import Target, squares
+from tasks.detection.pixels import Square, Target, boxed
 from tasks.detection.schema import DetectionSchema
 from tasks.errors import DivergedError
 from tasks.images.network import FLOAT32
@@ -144,15 +144,17 @@ class DetectionModel:
         found = self.network.detect(images.to(self.device))
         return [(boxes.cpu(), scores.cpu(), labels.cpu()) for boxes, scores, labels in found]
 
-    def detect(self, pictures: Sequence[Image.Image]) -> list[Detections]:
-        """Return what the model finds, in the pixels of each picture."""
-        size = self.schema.image_size
-        images, frames = squares(pictures, size, keep_ratio=self.schema.letterbox)
+    def boxed(self, picture: Image.Image) -> Square:
+        """Return a picture in mode RGB as the model sees it."""
+        return boxed(picture, self.schema.image_size, keep_ratio=self.schema.letterbox)
+
+    def detect(self, squares: Sequence[Square]) -> list[Detections]:
+        """Return what the model finds in each square, in the pixels of its picture."""
         with torch.inference_mode():
-            found = self.detect_squares(images)
+            found = self.detect_squares(torch.stack([square.pixels for square in squares]))
         results = []
-        for (boxes, scores, labels), frame, picture in zip(found, frames, pictures, strict=True):
-            corners = frame.back(boxes.numpy(), picture.width, picture.height)
+        for (boxes, scores, labels), square in zip(found, squares, strict=True):
+            corners = square.frame.back(boxes.numpy(), square.width, square.height)
             results.append(Detections(corners, scores.numpy(), labels.numpy()))
         return results
 

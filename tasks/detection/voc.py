@@ -58,6 +58,16 @@ def read_voc(path: Path, report: ImageReport, max_pixels: int = MAX_PIXELS) -> I
             yield _unlabelled(pictures[stem], max_pixels)
 
 
+def voc_pictures(path: Path) -> list[Path]:
+    """Return the pictures of a list or a folder, without looking at labels."""
+    root = _root(path)
+    folder = root / "JPEGImages" if (root / "JPEGImages").is_dir() else root
+    if not path.is_file():
+        return sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
+    pictures = _pictures(folder, ImageReport("drop"))
+    return [pictures.get(name, folder / name) for name in dict.fromkeys(_listed(path))]
+
+
 def _raw(
     name: str,
     label: Path,

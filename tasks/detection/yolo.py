@@ -41,6 +41,28 @@ def has_val(path: Path) -> bool:
     return manifest is not None and bool(_manifest(manifest).get("val"))
 
 
+def yolo_pictures(path: Path) -> tuple[list[Path], str]:
+    """Return pictures to look at, without their labels, and which split of ``data.yaml`` they are.
+
+    The first of ``test``, ``val`` and ``train`` that is there (exports name splits that they have
+    not); the split of a folder is "".
+
+    Raises
+    ------
+    DataError
+        If ``data.yaml`` cannot be used or there are no pictures.
+    """
+    manifest = _manifest_path(path)
+    if manifest is None:
+        return _pictures([_picture_folder(path)], path), ""
+    content = _manifest(manifest)
+    for split in ("test", "val"):
+        entries = _entries(content, manifest, split) if content.get(split) else []
+        if entries and all(entry.exists() for entry in entries):
+            return _pictures(entries, manifest), split
+    return _pictures(_entries(content, manifest, "train"), manifest), "train"
+
+
 def read_yolo(
     path: Path,
     classes: Sequence[str],
@@ -67,8 +89,7 @@ def read_yolo(
     manifest = _manifest_path(path)
     if manifest is None:
         names = _class_file(path) or tuple(classes)
-        folder = path / "images" if (path / "images").is_dir() else path
-        pictures = _pictures([folder], path)
+        pictures = _pictures([_picture_folder(path)], path)
     else:
         content = _manifest(manifest)
         names = _names(content, manifest)
@@ -210,7 +231,21 @@ def _entries(content: dict[str, Any], path: Path, split: str) -> list[Path]:
     if not value:
         raise DataError(f"{path} has no key '{split}'; name its folder of pictures")
     root = path.parent / str(content.get("path") or "")
-    return [root / str(entry) for entry in (value if isinstance(value, list) else [value])]
+    return [_entry(root, str(entry)) for entry in (value if isinstance(value, list) else [value])]
+
+
+def _entry(root: Path, entry: str) -> Path:
+    """Return a folder or list of pictures.
+
+    Exports of Roboflow say ``../train/images`` and mean ``train/images`` beside ``data.yaml``;
+    ultralytics reads them as here.
+    """
+    inner = root / entry.removeprefix("../")
+    return inner if inner.exists() and not (root / entry).exists() else root / entry
+
+
+def _picture_folder(path: Path) -> Path:
+    return path / "images" if (path / "images").is_dir() else path
 
 
 def _class_file(folder: Path) -> tuple[str, ...]:

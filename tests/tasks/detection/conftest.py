@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 
 import numpy as np
 import pytest
@@ -108,3 +109,30 @@ def schema():
 @pytest.fixture
 def lenient():
     return DetectionSchema.from_mapping({"classes": list(CLASSES), "on_bad": "drop"})
+
+
+class LivePictures:
+    """Counts Pillow's pictures that are alive: their pixels are seen by no profiler of Python's."""
+
+    def __init__(self):
+        self.now = self.peak = 0
+
+    def born(self, picture):
+        self.now += 1
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(picture, self.died)
+
+    def died(self):
+        self.now -= 1
+
+
+@pytest.fixture
+def live(monkeypatch):
+    pictures, make = LivePictures(), Image.Image.__init__
+
+    def counted(self):
+        make(self)
+        pictures.born(self)
+
+    monkeypatch.setattr(Image.Image, "__init__", counted)
+    return pictures

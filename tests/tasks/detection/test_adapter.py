@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from importlib import import_module
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,6 +29,7 @@ from tests.tasks.detection.shapes import (
 )
 
 FCOS = ModelSpec("fcos", TINY)
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -155,15 +159,63 @@ def test_scaffold_correction_reaches_every_parameter(task, data):
         np.testing.assert_allclose(moved[name], plain[name] - 0.01, atol=1e-6)
 
 
-def test_pictures_are_decoded_by_the_batch_only(task, data, monkeypatch):
-    held = []
-    items = import_module("tasks.detection.annotations").DetectionItem
-    load = items.image
-    monkeypatch.setattr(items, "image", lambda self: held.append(self.name) or load(self))
+def test_one_picture_of_full_size_is_in_memory_at_a_time(task, data, shapes, live):
     model = task.build(FCOS, {}, 0)
-    task.train(model, data, TrainConfig(batch_size=2, local_steps=3), NONE, 0)
-    assert len(held) == 6
-    assert not any(isinstance(value, Image.Image) for value in vars(data.train[0]).values())
+    everything = DetectionData("all", data.train, [*data.train, *data.holdout], [])
+    for work in (
+        lambda: task.train(model, everything, TrainConfig(batch_size=8, local_steps=2), NONE, 0),
+        lambda: task.evaluate(model, everything),
+        lambda: task.predict(model, shapes),
+    ):
+        live.peak = 0
+        work()
+        assert live.now == 0
+        assert 1 <= live.peak <= 3
+
+
+PEAK_MEMORY = """
+import resource, sys
+from pathlib import Path
+from tasks.contract import DataSource, LocalObjective, ModelSpec, TrainConfig
+from tasks.registry import load_task
+
+for root in sys.argv[1:]:
+    task = load_task("object_detection", {"classes": ["a"], "image_size": 64})
+    data = task.read(DataSource("a", root, holdout=root), 0)
+    model = task.build(ModelSpec("fcos", {"backbone": "tiny"}), {}, 0)
+    config = TrainConfig(lr=0.001, batch_size=16, local_steps=1)
+    task.train(model, data, config, LocalObjective(), 0)
+    task.evaluate(model, data)
+    task.predict(model, Path(root))
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.slow
+def test_memory_of_a_site_is_that_of_a_few_pictures(tmp_path):
+    sizes = {"small": (640, 480), "large": (6000, 4000)}
+    for name, size in sizes.items():
+        for folder in ("images", "labels"):
+            (tmp_path / name / folder).mkdir(parents=True)
+        first = tmp_path / name / "images" / "0.jpg"
+        Image.effect_noise((100, 100), 40).convert("RGB").resize(size).save(first, quality=20)
+        for number in range(20):
+            if number:
+                shutil.copy(first, first.with_name(f"{number}.jpg"))
+            (tmp_path / name / "labels" / f"{number}.txt").write_text("0 0.5 0.5 0.3 0.3")
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK_MEMORY, *(str(tmp_path / name) for name in sizes)],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    small, large = (int(line) * 1024 for line in done.stdout.split())
+    picture = 6000 * 4000 * 3  # bytes; a batch of 16 is 1.2 GB, its floats 4.6 GB
+    assert large < 4 * 2**30
+    assert large - small < 6 * picture
 
 
 def test_predictions_are_coco_and_read_back(task, shapes, tmp_path):
@@ -190,26 +242,6 @@ def test_predictions_are_coco_and_read_back(task, shapes, tmp_path):
         assert y + height <= 64.001
     results = coco.loadRes(coco.dataset["annotations"])
     assert len(results.getAnnIds()) == len(rows)
-
-
-def test_predictions_keep_the_numbers_of_a_coco_file(task, site, tmp_path):
-    task = shape_task(classes=["car", "bus"], score_threshold=0.0)
-    found = task.predict(task.build(FCOS, {}, 0), site.coco()).content
-    assert [(row["id"], row["file_name"]) for row in found["images"]] == [
-        (5 + i, f"p{i}.png") for i in range(4)
-    ]
-    assert {row["name"]: row["id"] for row in found["categories"]} == {"car": 3, "bus": 7}
-    assert {row["category_id"] for row in found["annotations"]} <= {3, 7}
-    json.dumps(found)
-
-
-@pytest.mark.parametrize("kind", ["folder", "voc", "one"])
-def test_predictions_for_other_inputs(task, site, kind):
-    root = site.voc() if kind == "voc" else site.yolo().parent / "images"
-    path = root / "p0.png" if kind == "one" else root
-    found = task.predict(task.build(FCOS, {}, 0), path)
-    assert len(found) == (1 if kind == "one" else 4)
-    assert (found.content["images"][0]["width"], found.content["images"][0]["height"]) == (100, 80)
 
 
 def test_operator_sees_the_sites_own_pictures_and_nobody_else(shapes, tmp_path):

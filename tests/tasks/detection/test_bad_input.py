@@ -172,6 +172,34 @@ COCO = {
         7,
         4,
     ),
+    "class is a list": (
+        _with("annotations", **{**BOX, "category_id": [3]}, bbox=[20, 10, 5, 5]),
+        "unknown_class",
+        7,
+        4,
+    ),
+    "image is a list": (
+        _with("annotations", **{**BOX, "image_id": [5]}, bbox=[20, 10, 5, 5]),
+        "bad_label",
+        7,
+        4,
+    ),
+    "id of a class is a list": (_with("categories", id=[9], name="tram"), "bad_label", 7, 4),
+    "id of a class is absent": (_with("categories", name="tram"), "bad_label", 7, 4),
+    "id of an image is a list": (_with("images", id=[9], file_name="q.png"), "bad_label", 7, 4),
+    "number of 400 digits": (
+        _with("annotations", **BOX, bbox=[10**400, 10, 5, 5]),
+        "box_not_finite",
+        7,
+        4,
+    ),
+    "name of 4,000 letters": (_set("images", 0, file_name="x" * 4000), "missing", 5, 3),
+    "whole numbers with a point": (
+        _with("annotations", **{**BOX, "image_id": 5.0, "category_id": 3.0}, bbox=[20, 10, 5, 5]),
+        None,
+        8,
+        4,
+    ),
     "crowd": (_with("annotations", **{**BOX, "iscrowd": 1}, bbox=[2, 1, 5, 5]), "crowd", 7, 4),
     "file is gone": (_set("images", 0, file_name="gone.png"), "missing", 5, 3),
     "same id": (_with("images", id=5, file_name="p9.png"), "duplicate_name", 7, 4),
@@ -186,9 +214,24 @@ def test_coco_fault_is_refused_or_dropped(fault, site, schema, lenient):
     change, kind, boxes, pictures = COCO[fault]
     path = site.coco(change)
     if kind is None:
-        assert read_site(DataSource("a", str(path)), 0, schema).num_train == 3
+        data = read_site(DataSource("a", str(path)), 0, schema)
+        assert data.num_train == 3
+        assert sum(len(item.labels) for item in (*data.train, *data.holdout)) == boxes
         return
     _check(path, kind, boxes, pictures, schema, lenient)
+
+
+def test_coco_pictures_that_no_file_lists_are_noted(site, schema):
+    path = site.coco()
+    for name in ("q", "r"):
+        write_picture(site.root / "images" / f"{name}.png")
+    (site.root / "other.json").write_text("[3]")
+    (site.root / "val.json").write_text('{"images": [{"id": 1, "file_name": "r.png"}]}')
+    (note,) = read_site(DataSource("a", str(path)), 0, schema).notes
+    assert note.startswith("1 images are listed in no JSON file")
+    assert note.endswith("q.png)")
+    (site.root / "images" / "q.png").unlink()
+    assert read_site(DataSource("a", str(path)), 0, schema).notes == []
 
 
 def _billion_laughs(site):

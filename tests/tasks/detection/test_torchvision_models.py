@@ -12,7 +12,7 @@ from torchvision.models import resnet18
 from tasks.contract import ModelSpec, TrainConfig
 from tasks.detection.augment import Augment, Loader
 from tasks.detection.data import DetectionData
-from tasks.detection.pixels import PADDING, letterbox, pixels, squares
+from tasks.detection.pixels import PADDING, boxed, letterbox, pixels
 from tasks.detection.suppression import suppress
 from tasks.errors import ConfigError
 from tests.contracts.task_contract import NONE, assert_same
@@ -79,7 +79,7 @@ def test_pictures_without_objects_and_single_pictures_train(task, data, name):
 )
 def test_backbones_by_name_detect(task, data, name, backbone):
     model = task.build(ModelSpec(name, {"backbone": backbone}), {}, 0)
-    found = model.detect([data.holdout[0].image()])
+    found = model.detect([model.boxed(data.holdout[0].image())])
     assert found[0].boxes.shape[1] == 4
     assert all(p.requires_grad for p in model.module.parameters())
 
@@ -136,11 +136,12 @@ def test_boxes_there_and_back(size, keep_ratio):
 
 def test_letterbox_pads_with_grey_and_stretching_does_not():
     white = Image.new("RGB", (100, 50), "white")
-    image, (frame,) = squares([white], 64)
+    image, frame, *size = boxed(white, 64)
+    assert size == [100, 50]
     assert (frame.width, frame.height, frame.offset) == (64, 32, (0, 16))
-    assert torch.allclose(image[0, :, :16], torch.tensor(PADDING))
-    assert torch.allclose(image[0, :, 16:48], torch.tensor(1.0))
-    assert torch.allclose(squares([white], 64, keep_ratio=False)[0], torch.tensor(1.0))
+    assert torch.allclose(image[:, :16], torch.tensor(PADDING))
+    assert torch.allclose(image[:, 16:48], torch.tensor(1.0))
+    assert torch.allclose(boxed(white, 64, keep_ratio=False).pixels, torch.tensor(1.0))
 
 
 def test_augmented_boxes_stay_on_their_shapes(data):
