@@ -20,6 +20,8 @@ from fl_server.scoring import is_better, scopes
 from tasks.contract import ScoreCard, Scores
 
 RESULT, MODEL, MODEL_CARD, CURVE = "result.json", "model.safetensors", "model.json", "curve.svg"
+COUNTS = ("images", "boxes")
+"""What a task counted in the pooled holdout, beside its scores."""
 
 
 def result_of(config: RunConfig, outcome: Outcome) -> dict[str, Any]:
@@ -46,6 +48,7 @@ def result_of(config: RunConfig, outcome: Outcome) -> dict[str, Any]:
         "absent": _absent(final.card),
         "bounds": _flat({scope: s.bounds for scope, s in scopes(final.card).items()}),
         "confusion_matrix": final.card.overall.arrays.get("confusion_matrix"),
+        "counts": {k: v for k, v in final.card.overall.arrays.items() if k in COUNTS},
         "attributions": final.card.attributions,
         "rounds": [_round(record) for record in outcome.rounds],
     }

@@ -44,7 +44,7 @@ def finalise_detection(stats: Stats, classes: Sequence[str]) -> Scores:
     Scores
         Each name of ``metric_names("detection", classes)`` in ``values`` or ``absent``;
         ``bounds`` for every average precision, proven from the bins; ``arrays["images"]`` and
-        ``arrays["boxes"]``: counts for the page.
+        ``arrays["boxes"]``: counts for ``result.json`` and the leaderboard.
 
     Raises
     ------
