@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 
 from fl_server.board import BoardObserver
 from fl_server.checkpoint import Checkpoint, read_checkpoint
-from fl_server.checks import check_privacy, check_run, check_trees
+from fl_server.checks import check_run, check_strategy
 from fl_server.config import RunConfig, fingerprint, make_strategy
 from fl_server.enrolment import Enrolment
 from fl_server.instantiation import make_sampler
@@ -24,7 +24,7 @@ from fl_server.roster import settled_nodes
 from fl_server.rounds import Observer, RoundLoop
 from strategies.privacy.combinations import protected
 from strategies.registry import client_half_name
-from strategies.requirements import check_layers, check_training
+from strategies.requirements import check_layers
 from strategies.simulated import simulated_sites_file
 from tasks.contract import Arrays, Model, Task
 from tasks.errors import CheckpointError, ConfigError
@@ -59,9 +59,7 @@ def execute(grid: Grid, config: RunConfig, progress: Progress | None = None) -> 
     quiet_flower()
     task = load_task(config.usecase.task, config.schema)
     strategy = make_strategy(config.strategy)
-    check_training(strategy, task, config.train)
-    check_trees(config, strategy, task)
-    check_privacy(config, strategy, task)
+    check_strategy(config, strategy, task)
     sampler = make_sampler(config.resolved.get("sampling"))
     mark = fingerprint(config)
     resumed = _resumed(config, mark)

@@ -14,6 +14,8 @@ from flwr.serverapp.strategy import Strategy
 from strategies.growth import check_growing
 from strategies.privacy.combinations import check_combination, check_sampling
 from strategies.privacy.modes import NoPrivacy
+from strategies.requirements import check_sites, check_training, num_asked
+from strategies.sampling import Stratified
 from tasks.contract import Task
 from tasks.errors import ConfigError
 from tasks.hooks import AddsTrees, ChecksChoices
@@ -190,23 +192,38 @@ def check_run(config: RunConfig) -> None:
         check_metric(key, config.usecase.task, config.schema)
     if isinstance(task, ChecksChoices):
         task.check(config.model, config.train)
-    check_trees(config, make_strategy(config.strategy), task)
-    check_privacy(config, make_strategy(config.strategy), task)
+    check_strategy(config, make_strategy(config.strategy), task)
 
 
-def check_privacy(config: RunConfig, strategy: Strategy, task: Task) -> None:
-    """Refuse a strategy, task or option that does not go with the run's privacy."""
+def check_strategy(config: RunConfig, strategy: Strategy, task: Task) -> None:
+    """Refuse a strategy that does not go with the run's task, training, sites or privacy.
+
+    Raises
+    ------
+    ConfigError
+        Saying why, and what to change.
+    """
     from fl_server.instantiation import make_sampler
 
-    check_sampling(config.privacy, make_sampler(config.resolved.get("sampling")))
+    sampler = make_sampler(config.resolved.get("sampling"))
+    names = [str(site["name"]) for site in config.site_data]
+    if names and isinstance(sampler, Stratified):
+        sampler.check_names(names)
+    num_sites = config.sites.expected or len(names) or None
+    check_training(strategy, task, config.train)
+    check_trees(config, strategy, task)
+    check_sampling(config.privacy, sampler)
     check_combination(
         config.privacy,
         strategy,
         task,
+        config.train,
         compresses=config.communication.is_active,
         max_update_norm=config.sites.max_update_norm,
-        num_sites=config.sites.expected or len(config.site_data) or None,
+        num_sites=num_sites,
+        num_asked=num_asked(strategy, sampler, num_sites) if num_sites else None,
     )
+    check_sites(strategy, sampler, num_sites)
 
 
 def check_trees(config: RunConfig, strategy: Strategy, task: Task) -> None:

@@ -43,6 +43,7 @@ from fl_server.instantiation import dp_sgd, make_compression, make_privacy, para
 from fl_server.records import ScoreRule, UseCaseInfo
 from strategies.compression import Compression
 from strategies.privacy.modes import NoPrivacy, Privacy
+from strategies.requirements import check_class, unwrapped
 from tasks.contract import DataSource, ModelSpec, TrainConfig
 from tasks.errors import ConfigError
 
@@ -189,7 +190,9 @@ def make_strategy(config: Mapping[str, Any]) -> Strategy:
             "strategy._target_ must name a class, e.g. flwr.serverapp.strategy.FedAvg"
         )
     try:
-        accepted = parameters_of(get_class(str(target)))
+        kind = get_class(str(target))
+        check_class(kind)
+        accepted = parameters_of(kind)
         check_arguments(accepted, config)
         minima = {name: 1 for name in NODE_MINIMA if name in accepted and name not in config}
         strategy = instantiate(dict(config), **minima, _convert_="all")
@@ -202,6 +205,8 @@ def make_strategy(config: Mapping[str, Any]) -> Strategy:
         ) from error
     if not isinstance(strategy, Strategy):
         raise ConfigError(f"strategy {target} is not a flwr.serverapp.strategy.Strategy")
+    for part in unwrapped(strategy):
+        check_class(type(part))
     return strategy
 
 

@@ -7,8 +7,9 @@ samples among them. The same seed, round and sites give the same choice.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -86,23 +87,43 @@ class Stratified:
 
     Parameters
     ----------
-    groups : mapping of str to sequence of str
-        Group to names of sites; sites in no group form one more. Empty: strata of similar size.
+    groups : mapping of str to sequence of str, or None
+        Group to names of sites; sites in no group form one more. None or empty: strata of similar
+        size.
     num_strata : int
         How many strata of training rows, where no groups are declared.
     """
 
     fraction: float = 1.0
-    groups: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    groups: Mapping[str, Sequence[str]] | None = None
     num_strata: int = 3
 
     def __post_init__(self) -> None:
         _check_fraction(self.fraction)
         if self.num_strata < 1:
             raise ConfigError(f"sampling.num_strata must be at least 1, got {self.num_strata}")
-        names = [name for members in self.groups.values() for name in members]
+        if not isinstance(self.groups or {}, Mapping) or not all(map(_is_names, self._members())):
+            raise ConfigError(
+                "sampling.groups must be null or group to sites' names, as "
+                f"{{north:[a,b],south:[c]}}, got {self.groups!r}"
+            )
+        names = [name for members in self._members() for name in members]
         if len(names) != len(set(names)):
             raise ConfigError("sampling.groups: a site belongs to two groups")
+
+    def check_names(self, known: Collection[str]) -> None:
+        """Refuse groups with a site that does not exist: its group would lack it unseen.
+
+        Raises
+        ------
+        ConfigError
+            Naming it, with the near match.
+        """
+        for name in (name for members in self._members() for name in members):
+            if name not in known:
+                near = get_close_matches(name, known, n=1)
+                hint = f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(known)}"
+                raise ConfigError(f"sampling.groups: there is no site '{name}'; {hint}")
 
     def choose(self, sites: Sequence[Candidate], rng: np.random.Generator) -> list[str]:
         """Share the places by largest remainder, at least one a group while there are enough."""
@@ -112,6 +133,9 @@ class Stratified:
         for stratum, count in zip(strata, places, strict=True):
             chosen += _named(stratum, rng.choice(len(stratum), count, replace=False))
         return sorted(chosen)
+
+    def _members(self) -> list[Sequence[str]]:
+        return list((self.groups or {}).values())
 
     def _strata(self, sites: Sequence[Candidate]) -> list[list[Candidate]]:
         if self.groups:
@@ -158,8 +182,23 @@ def _check_fraction(fraction: float) -> None:
         raise ConfigError(f"sampling.fraction must be above 0 and at most 1, got {fraction}")
 
 
+def fraction_of(sampler: Sampler) -> float:
+    """Return which part of the sites a rule chooses; 1 where it is none of these."""
+    ours = Uniform | BySize | Stratified | PowerOfChoice
+    return sampler.fraction if isinstance(sampler, ours) else 1.0
+
+
+def num_chosen(fraction: float, num_sites: int) -> int:
+    """Return how many sites that is: rounded down, at least one."""
+    return max(int(fraction * num_sites + 1e-9), 1)
+
+
+def _is_names(members: object) -> bool:
+    return isinstance(members, list | tuple) and all(isinstance(name, str) for name in members)
+
+
 def _count(fraction: float, sites: Sequence[Candidate]) -> int:
-    return max(int(fraction * len(sites) + 1e-9), 1)
+    return num_chosen(fraction, len(sites))
 
 
 def _named(sites: Sequence[Candidate], indices: Sequence[int] | np.ndarray) -> list[str]:

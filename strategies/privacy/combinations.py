@@ -18,9 +18,9 @@ from strategies.privacy.modes import (
     SecureAggregation,
 )
 from strategies.qfedavg import QFedAvg
-from strategies.requirements import needs_single_updates
+from strategies.requirements import needs_single_updates, unwrapped
 from strategies.sampling import Sampler
-from tasks.contract import Task
+from tasks.contract import Task, TrainConfig
 from tasks.errors import ConfigError
 
 
@@ -28,10 +28,12 @@ def check_combination(
     privacy: Privacy,
     strategy: Strategy,
     task: Task,
+    train: TrainConfig,
     *,
     compresses: bool = False,
     max_update_norm: float | None = None,
     num_sites: int | None = None,
+    num_asked: int | None = None,
 ) -> None:
     """Refuse what cannot work, or would only seem to protect.
 
@@ -41,8 +43,8 @@ def check_combination(
         Whether updates are encoded smaller than they are.
     max_update_norm : float or None
         The server's limit on a single update.
-    num_sites : int or None
-        How many sites are expected, where that is known.
+    num_sites, num_asked : int or None
+        How many sites are expected, and how many of them a round asks, where that is known.
 
     Raises
     ------
@@ -54,7 +56,7 @@ def check_combination(
     if not isinstance(privacy, SecureAggregation):
         require_opacus()
     if isinstance(privacy, LocalDpSgd):
-        _check_local(strategy, task)
+        _check_local(strategy, task, train)
         return
     name = type(strategy).__name__
     kind = "secagg" if isinstance(privacy, SecureAggregation) else "central_*"
@@ -73,6 +75,11 @@ def check_combination(
         raise ConfigError(
             f"a masked sum needs {privacy.min_sites} sites (privacy.min_sites), there will be "
             f"{num_sites}"
+        )
+    if num_asked is not None and num_asked < privacy.min_sites:
+        raise ConfigError(
+            f"a masked sum needs {privacy.min_sites} sites (privacy.min_sites), and a round asks "
+            f"{num_asked} of {num_sites}; raise sampling.fraction (or strategy.fraction_train)"
         )
     if max_update_norm is not None:
         raise ConfigError(
@@ -109,10 +116,15 @@ def protected(strategy: Strategy, privacy: Privacy) -> Strategy:
     return strategy
 
 
-def _check_local(strategy: Strategy, task: Task) -> None:
+def _check_local(strategy: Strategy, task: Task, train: TrainConfig) -> None:
     name = type(strategy).__name__
     if not getattr(task, "trains_privately", False):
         raise ConfigError("privacy=local_dpsgd is there for the tabular tasks only")
+    if train.grad_clip is not None:
+        raise ConfigError(
+            "train.grad_clip clips a mini-batch's gradient, and privacy=local_dpsgd each row's, "
+            "before the noise; set train.grad_clip=null and choose privacy.max_grad_norm"
+        )
     if getattr(strategy, "needs_calibration", False):
         raise ConfigError(
             f"{name} puts the site's class counts into every row's loss, so that a row's gradient "
@@ -124,12 +136,15 @@ def _check_local(strategy: Strategy, task: Task) -> None:
 
 def _weighs_singly(strategy: Strategy) -> bool:
     """Say whether replies are weighed by more than their number of examples, or asked singly."""
-    return isinstance(strategy, FedNova | CyclicWeightTransfer | QFedAvg) or (
-        isinstance(strategy, FedAvg) and type(strategy).weight is not FedAvg.weight
+    return any(
+        isinstance(part, FedNova | CyclicWeightTransfer | QFedAvg)
+        or (isinstance(part, FedAvg) and type(part).weight is not FedAvg.weight)
+        for part in unwrapped(strategy)
     )
 
 
 def _sends_extra(strategy: Strategy) -> bool:
-    return (
-        isinstance(strategy, FedAvg) and type(strategy).expected_extra is not FedAvg.expected_extra
+    return any(
+        isinstance(part, FedAvg) and type(part).expected_extra is not FedAvg.expected_extra
+        for part in unwrapped(strategy)
     )

@@ -1,11 +1,17 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 from flwr.serverapp import strategy as flower
 from quadratic_task import minima, random_sites
 
+from fl_server.checks import check_run
+from fl_server.compose import compose_overrides
+from fl_server.instantiation import make_sampler
 from strategies.sampling import BySize, Candidate, PowerOfChoice, Stratified, Uniform
 from tasks.errors import ConfigError
 
+STRATEGIES_MD = (Path(__file__).parents[2] / "docs" / "strategies.md").read_text(encoding="utf-8")
 SITES = [Candidate(f"s{k}", 10 * (k + 1), float(k % 4)) for k in range(10)]
 RULES = [
     Uniform(0.5),
@@ -95,6 +101,43 @@ def test_fraction_is_checked(make, fraction):
 def test_site_in_two_groups_is_refused():
     with pytest.raises(ConfigError, match="two groups"):
         Stratified(groups={"a": ["s0"], "b": ["s0"]})
+
+
+@pytest.mark.parametrize("groups", ["north", {"north": "s0"}, {"north": [1]}, ["s0"], {"a": None}])
+def test_groups_that_are_none_are_refused(groups):
+    with pytest.raises(
+        ConfigError, match=r"sampling\.groups must be null or group to sites' names"
+    ):
+        Stratified(groups=groups)
+
+
+GROUPS = "sampling.groups={north:[site_0,site_1],south:[site_2]}"
+
+
+def test_groups_are_given_as_documented(tmp_path):
+    """Hydra refuses keys below an empty mapping, so the YAML says null."""
+    assert GROUPS.replace("site_0,site_1", "a,b").replace("site_2", "c") in STRATEGIES_MD
+    config = compose_overrides(["sampling=stratified", GROUPS], tmp_path)
+    check_run(config)
+    sampler = make_sampler(config.resolved["sampling"])
+    assert sampler == Stratified(0.5, {"north": ["site_0", "site_1"], "south": ["site_2"]})
+    config = compose_overrides(["sampling=stratified"], tmp_path)
+    check_run(config)
+    sampler = make_sampler(config.resolved["sampling"])
+    assert sampler == Stratified(0.5)
+    assert len(choose(sampler)) == 5
+
+
+def test_misspelt_site_in_a_group_stops_the_launch(tmp_path):
+    def check(site, *options):
+        groups = f"sampling.groups={{north:[{site}]}}"
+        check_run(compose_overrides(["sampling=stratified", groups, *options], tmp_path))
+
+    with pytest.raises(ConfigError, match="no site 'site_00'; did you mean 'site_0'"):
+        check("site_00")
+    with pytest.raises(ConfigError, match="no site 'x'; there are: site_0, site_1, site_2, site_3"):
+        check("x")
+    check("site_00", "runtime=deployment")  # whose names are known once they join
 
 
 def _asked(history):

@@ -4,11 +4,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from flwr.serverapp import strategy as flower
 
 from fl_server.config import make_strategy
 from strategies.fedavg import FedAvg
 from strategies.messages import pack_arrays, unpack_arrays
+from strategies.privacy.central import CentralDp
+from strategies.privacy.modes import CentralFixed
 from strategies.state import restore, snapshot
 from tasks.errors import CheckpointError
 
@@ -64,9 +65,7 @@ def test_none_undoes_what_a_failed_round_set():
 
 
 def test_wrapped_strategies_are_entered():
-    wrapped = flower.DifferentialPrivacyServerSideFixedClipping(
-        _filled(), noise_multiplier=1.0, clipping_norm=1.0, num_sampled_clients=2
-    )
+    wrapped = CentralDp(_filled(), CentralFixed())
     arrays, numbers = snapshot(wrapped)
     assert "strategy.momentum::dict::c" in arrays
     assert numbers["strategy.count"] == 7

@@ -35,7 +35,7 @@ STOCK = {
 WITHOUT = {"Strategy", "Result", "FedXgbBagging", "FedXgbCyclic"}
 """No weights to compare: an interface, a record, and trees."""
 WRAPPERS = {name for name in flower.__all__ if name.startswith("DifferentialPrivacy")}
-"""Draw noise; compared in the privacy tests."""
+"""Refused at launch (test_requirements.py); privacy/test_central.py shows why."""
 
 
 def test_every_strategy_that_flower_has_is_covered():
