@@ -210,8 +210,8 @@ def check_strategy(config: RunConfig, strategy: Strategy, task: Task) -> None:
     if names and isinstance(sampler, Stratified):
         sampler.check_names(names)
     num_sites = config.sites.expected or len(names) or None
-    check_training(strategy, task, config.train)
     check_trees(config, strategy, task)
+    check_training(strategy, task, config.train)
     check_sampling(config.privacy, sampler)
     check_combination(
         config.privacy,
