@@ -20,7 +20,7 @@ from tasks.contract import (
 from tasks.detection.annotations import DetectionItem
 from tasks.detection.data import DetectionData, box_counts, read_site
 from tasks.detection.export import export_site
-from tasks.detection.models import build_model, start_from_file
+from tasks.detection.models import build_model, say_what_was_taken, start_from_file
 from tasks.detection.network import DetectionModel
 from tasks.detection.pixels import chunks
 from tasks.detection.predict import CocoDetections, predict_pictures
@@ -107,7 +107,9 @@ class ObjectDetection:
 
     def start(self, model: Model, spec: ModelSpec) -> None:
         """Load the organiser's ``model.params.weights``; never called at a site."""
-        start_from_file(cast(DetectionModel, model), spec)
+        taken, total = start_from_file(cast(DetectionModel, model), spec)
+        if spec.params.get("weights") is not None:
+            say_what_was_taken(taken, total, spec)
 
     def train(
         self,

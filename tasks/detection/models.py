@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from tasks.contract import ModelSpec
 from tasks.detection import torchvision_models, ultralytics_yolo
@@ -17,9 +16,14 @@ from tasks.detection.augment import Augment
 from tasks.detection.network import DetectionModel, Network
 from tasks.detection.schema import DetectionSchema
 from tasks.errors import ConfigError
+from tasks.images.weights import KEY, MIN_SHARE, read_state
 from tasks.tabular.schema import suggest
 
+log = logging.getLogger("fedleague.server")
+
 YOLO = "yolo"
+BACKBONE = "backbone.body."
+"""What torchvision's detectors put in front of the names in a file of the backbone."""
 COMMON: dict[str, Any] = {"weights": None, "augment": {}}
 DEFAULTS: dict[str, dict[str, Any]] = {
     name: defaults | COMMON
@@ -63,62 +67,70 @@ def build_model(spec: ModelSpec, schema: DetectionSchema, seed: int) -> Detectio
     return DetectionModel(network, schema, augment)
 
 
-def start_from_file(model: DetectionModel, spec: ModelSpec) -> int:
+def start_from_file(model: DetectionModel, spec: ModelSpec) -> tuple[int, int]:
     """Load what fits of ``model.params.weights``, a local ``.safetensors`` or ``.pt`` file.
 
-    Weights whose name and shape are the model's are taken (a head for other classes is not);
+    Arrays whose name and shape are the model's are taken (a head for other classes is not);
     backbone files of torchvision, named without the detector's prefix, are taken as well.
 
     Returns
     -------
-    int
-        Number of arrays taken; 0 if no file is named.
+    pair of int
+        Number of arrays taken, and of all; 0 of all if no file is named.
 
     Raises
     ------
     ConfigError
-        If the file is absent, damaged or fits nowhere.
+        If the file is absent or damaged, or is of another architecture: it does not give the whole
+        backbone or, where the network has none of its own, half of the arrays.
     """
     given = spec.params.get("weights")
+    arrays = model.arrays()
     if given is None:
-        return 0
+        return 0, len(arrays)
     path = Path(str(given))
-    if not path.is_file():
-        raise ConfigError(f"model.params.weights: {path}: no such file")
     found = _read(path, spec.name)
-    arrays, taken = model.arrays(), 0
+    taken = set()
     for name, array in arrays.items():
         value = next((found[key] for key in _names(name) if key in found), None)
         if value is not None and tuple(value.shape) == array.shape:
             arrays[name] = value.detach().to(torch.float32).numpy().astype(np.float32)
-            taken += 1
-    if not taken:
-        raise ConfigError(f"model.params.weights: no weight of {path} fits '{spec.name}'")
+            taken.add(name)
+    backbone = {name for name in arrays if name.startswith(BACKBONE)}
+    enough = backbone <= taken if backbone else len(taken) >= MIN_SHARE * len(arrays)
+    if not enough:
+        raise ConfigError(
+            f"{KEY}: {len(taken)} of {len(arrays)} arrays of '{spec.name}' fit those of {path}; "
+            f"give a file of the same architecture{_meant(spec)}"
+        )
     model.load(arrays)
-    return taken
+    return len(taken), len(arrays)
+
+
+def say_what_was_taken(taken: int, total: int, spec: ModelSpec) -> None:
+    """Tell the organiser how much of the file is in the model."""
+    rest = "" if taken == total else "; the others start from random values"
+    path = spec.params["weights"]
+    # a warning, because fl-server shows no lesser line
+    log.warning("%s: %d of %d arrays taken from %s%s", KEY, taken, total, path, rest)
+
+
+def _meant(spec: ModelSpec) -> str:
+    """Name the parameter that decides the architecture."""
+    for key in ("config", "backbone"):
+        if key in DEFAULTS[spec.name]:
+            value = spec.params.get(key, DEFAULTS[spec.name][key])
+            return f", or set model.params.{key} (now {value}) to the file's"
+    return ""
 
 
 def _read(path: Path, name: str) -> Mapping[str, torch.Tensor]:
-    if path.suffix == ".safetensors":
-        try:
-            return load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise ConfigError(f"model.params.weights: {path} is damaged: {error}") from None
-    if path.suffix not in (".pt", ".pth"):
-        raise ConfigError(f"model.params.weights: {path} is neither .safetensors nor .pt")
-    if name == YOLO:
+    if name == YOLO and path.suffix in (".pt", ".pth") and path.is_file():
         return ultralytics_yolo.read_checkpoint(path)
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = " ".join(str(error).split())[:160]
-        raise ConfigError(f"model.params.weights: {path}: not read: {reason}") from None
-    if not isinstance(content, Mapping):
-        raise ConfigError(f"model.params.weights: {path} holds no weights by name")
-    return {k: v for k, v in content.items() if isinstance(v, torch.Tensor)}
+    return read_state(path)
 
 
 def _names(name: str) -> tuple[str, ...]:
     """Return a weight's name here, and in a file of the backbone alone."""
-    body = name.removeprefix("backbone.body.")
+    body = name.removeprefix(BACKBONE)
     return name, body, f"features.{body}"

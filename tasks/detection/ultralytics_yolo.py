@@ -32,6 +32,7 @@ from tasks.detection.pixels import Target
 from tasks.detection.schema import DetectionSchema
 from tasks.detection.suppression import suppress
 from tasks.errors import ConfigError
+from tasks.images.weights import KEY, load_checkpoint
 from tasks.tabular.schema import suggest
 
 DEFAULTS: dict[str, Any] = {"config": "yolo11n.yaml", "depth": None, "width": None, "weights": None}
@@ -145,22 +146,22 @@ def read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
     Raises
     ------
     ConfigError
-        If the file is damaged, or holds anything but a YOLO model.
+        If the file is damaged, or holds anything but a YOLO model, naming what.
     """
     with _quiet():
         _package("ultralytics.nn.tasks")
         with torch.serialization.safe_globals(_layer_classes()):
-            try:
-                content = torch.load(path, map_location="cpu", weights_only=True)
-            except Exception as error:
-                reason = " ".join(str(error).split())[:160]
-                raise ConfigError(f"model.params.weights: {path}: not read: {reason}") from None
-    kept = content.get("ema") or content.get("model") if isinstance(content, dict) else content
+            content = load_checkpoint(path)
+    kept = content
+    if isinstance(content, Mapping):
+        kept = content.get("ema") or content.get("model") or content
     if isinstance(kept, nn.Module):
         kept = kept.float().state_dict()
-    if not isinstance(kept, Mapping):
-        raise ConfigError(f"model.params.weights: {path} holds no YOLO model")
-    return dict(kept)
+    named = kept.items() if isinstance(kept, Mapping) else ()
+    arrays = {str(name): value for name, value in named if isinstance(value, torch.Tensor)}
+    if not arrays:
+        raise ConfigError(f"{KEY}: {path} holds no YOLO model; give a .pt file of ultralytics")
+    return arrays
 
 
 def _layout(params: Mapping[str, Any]) -> dict[str, Any]:
@@ -202,11 +203,17 @@ def _layouts() -> dict[str, Path]:
 
 def _layer_classes() -> list[Any]:
     from ultralytics.nn import modules, tasks
+    from ultralytics.utils import IterableSimpleNamespace
 
     spaces = (nn, modules, modules.block, modules.conv, modules.head, tasks)
     found = {v for space in spaces for v in vars(space).values() if isinstance(v, type)}
     layers = [kind for kind in found if issubclass(kind, nn.Module)]
-    return [*layers, torch.Size, SimpleNamespace]
+    return [
+        *layers,
+        torch.Size,
+        SimpleNamespace,
+        IterableSimpleNamespace,
+    ]  # settings, as plain values
 
 
 def _package(name: str) -> Any:

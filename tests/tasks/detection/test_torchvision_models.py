@@ -107,7 +107,7 @@ def test_small_pictures_need_the_tiny_backbone():
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_backbone_files_are_taken_by_name_and_shape(task, tmp_path, suffix):
+def test_backbone_files_are_taken_by_name_and_shape(task, tmp_path, suffix, caplog):
     torch.manual_seed(5)
     state = {name: value.clone() for name, value in resnet18(weights=None).state_dict().items()}
     path = tmp_path / f"resnet18{suffix}"
@@ -118,9 +118,41 @@ def test_backbone_files_are_taken_by_name_and_shape(task, tmp_path, suffix):
     arrays = model.arrays()
     for name in ("conv1.weight", "layer4.1.bn2.running_var", "layer3.0.downsample.0.weight"):
         np.testing.assert_array_equal(arrays[f"backbone.body.{name}"], state[name].numpy())
-    save_file({"other": torch.zeros(1)}, tmp_path / "x.safetensors")
-    with pytest.raises(ConfigError, match="fits 'fcos'"):
-        task.start(model, ModelSpec("fcos", {"weights": str(tmp_path / "x.safetensors")}))
+    (record,) = caplog.records
+    assert f" of {len(arrays)} arrays taken from {path}; the others" in record.message
+
+
+@pytest.mark.parametrize("lost", ["nothing", "a layer", "everything"])
+def test_files_of_another_or_half_a_backbone_are_refused(task, tmp_path, lost):
+    state = resnet18(weights=None).state_dict()
+    if lost != "nothing":
+        state = {n: v for n, v in state.items() if lost == "a layer" and "layer4" not in n}
+        state["other"] = torch.zeros(1)
+    path = tmp_path / "weights.safetensors"
+    save_file(dict(state), path)
+    backbone = "resnet50" if lost == "nothing" else "resnet18"
+    spec = ModelSpec("retinanet", {"backbone": backbone, "weights": str(path)})
+    model = task.build(spec, {}, 0)
+    before = model.arrays()
+    with pytest.raises(ConfigError, match=r"\d+ of \d+ arrays of 'retinanet' fit .*backbone"):
+        task.start(model, spec)
+    assert_same(model.arrays(), before)
+
+
+def test_whole_detectors_are_taken_but_for_another_head(task, tmp_path, caplog):
+    other = shape_task(classes=["a", "b", "c"])
+    trained = other.build(FCOS, {}, 3).arrays()
+    path = tmp_path / "model.safetensors"
+    save_file({name: torch.tensor(array) for name, array in trained.items()}, path)
+    spec = ModelSpec("fcos", TINY | {"weights": str(path)})
+    task.start(task.build(spec, {}, 0), spec)
+    assert "the others start from random values" in caplog.text
+    caplog.clear()
+    same = other.build(spec, {}, 0)
+    other.start(same, spec)
+    assert_same(same.arrays(), trained)
+    assert f"{len(trained)} of {len(trained)} arrays taken from {path}" in caplog.text
+    assert "random" not in caplog.text
 
 
 @pytest.mark.parametrize("size", [(100, 80), (80, 100), (64, 64), (7, 300)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import copy
 import os
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -218,8 +219,47 @@ def test_bad_checkpoints_are_refused(task, tmp_path, content):
         torch.save({"model": os.system}, path)
     else:
         path.write_bytes(content)
-    with pytest.raises(ConfigError, match=r"bad\.pt"):
+    with pytest.raises(ConfigError, match=r"bad\.pt") as caught:
         task.check(ModelSpec("yolo", TINY_YOLO | {"weights": str(path)}), TrainConfig())
+    assert ("posix.system" in str(caught.value)) is (content == "code")
+    assert "ultralytics.nn" not in str(caught.value)
+    assert str(caught.value).isprintable()  # no colour codes
+
+
+@present
+def test_checkpoint_within_a_training_is_read(task, tmp_path):
+    trained = task.build(YOLO, {}, 9)
+    from ultralytics.utils import IterableSimpleNamespace
+
+    module = copy.deepcopy(trained.module)
+    module.args = IterableSimpleNamespace(box=7.5)  # as in epoch3.pt and last.pt before the end
+    path = tmp_path / "epoch3.pt"
+    torch.save({"epoch": 3, "model": None, "ema": module.half(), "optimizer": {}}, path)
+    model = task.build(YOLO, {}, 0)
+    task.start(model, ModelSpec("yolo", TINY_YOLO | {"weights": str(path)}))
+    for name, array in trained.arrays().items():
+        np.testing.assert_allclose(model.arrays()[name], array, atol=2e-3)
+    torch.save(trained.module.state_dict(), path)  # what the refusal of other files asks for
+    task.start(model, ModelSpec("yolo", TINY_YOLO | {"weights": str(path)}))
+    assert_same(model.arrays(), trained.arrays())
+
+
+@present
+def test_checkpoint_of_another_architecture_is_refused(task, tmp_path, caplog):
+    path = tmp_path / "best.pt"
+    torch.save({"model": task.build(YOLO, {}, 9).module, "ema": None}, path)
+    for params in ({"config": "yolov8n.yaml"}, {"width": 0.125}):
+        spec = ModelSpec("yolo", {**TINY_YOLO, **params, "weights": str(path)})
+        model = task.build(spec, {}, 0)
+        before = model.arrays()
+        with pytest.raises(ConfigError, match=r"\d+ of \d+ arrays of 'yolo' fit .*config"):
+            task.start(model, spec)
+        assert_same(model.arrays(), before)
+    other = shape_task(classes=["a", "b", "c"])
+    spec = ModelSpec("yolo", TINY_YOLO | {"weights": str(path)})
+    other.start(other.build(spec, {}, 0), spec)
+    (record,) = caplog.records
+    assert re.search(r"411 of 417 arrays taken from .*best\.pt; the others", record.message)
 
 
 @present
