@@ -20,6 +20,7 @@ from tasks.detection.schema import DetectionSchema
 from tasks.detection.voc import is_voc, voc_pictures
 from tasks.detection.yolo import is_yolo, yolo_pictures
 from tasks.errors import DataError
+from tasks.images.folders import files_below
 from tasks.images.read import SUFFIXES, BadImageError
 from tasks.images.refs import FileImage
 from tasks.images.report import ImageReport
@@ -205,7 +206,7 @@ def _files(path: Path) -> tuple[list[Path], str]:
     if is_voc(path):
         return voc_pictures(path), ""
     if path.is_dir():
-        return sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES), ""
+        return files_below(path, SUFFIXES), ""
     raise DataError(f"{path}: no pictures there; give a folder, a picture or a data set")
 
 

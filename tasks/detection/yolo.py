@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from tasks.detection.annotations import RawImage
 from tasks.errors import DataError
+from tasks.images.folders import files_below
 from tasks.images.read import MAX_PIXELS, SUFFIXES
 from tasks.images.refs import FileImage
 from tasks.images.report import ImageReport
@@ -188,8 +189,7 @@ def _pictures(entries: Sequence[Path], origin: Path) -> list[Path]:
     pictures: list[Path] = []
     for entry in entries:
         if entry.is_dir():
-            found = (p for p in entry.rglob("*") if p.suffix.lower() in SUFFIXES)
-            pictures += sorted(found)
+            pictures += files_below(entry, SUFFIXES)
         elif entry.is_file() and entry.suffix == ".txt":
             lines = entry.read_text(encoding="utf-8").split("\n")
             pictures += [entry.parent / line.strip() for line in lines if line.strip()]

@@ -102,6 +102,17 @@ def test_yolo_export_that_points_beside_itself_is_read_as_meant(site, schema):
     assert Path(there).resolve().is_relative_to(site.root.parent / "train")
 
 
+def test_linked_folders_are_followed(site, schema):
+    manifest = site.yolo()
+    for part in ("images", "labels"):
+        (site.root / part).rename(site.root / f"disk_{part}")
+        (site.root / part).mkdir()
+        (site.root / part / "ward").symlink_to(site.root / f"disk_{part}")
+    (site.root / "disk_images" / "loop").symlink_to(site.root / "images")
+    items = _all(_read(manifest, schema))
+    assert [len(item.labels) for item in items] == [2, 1, 3, 1]
+
+
 def test_yolo_text_list_of_pictures(site, schema):
     manifest = site.yolo()
     (site.root / "some.txt").write_text("images/p0.png\nimages/p2.png\n\n")

@@ -83,6 +83,14 @@ def test_other_inputs(site, kind):
     assert found.notes == ()
 
 
+def test_linked_folders_are_followed(site, tmp_path):
+    folder = tmp_path / "new"
+    folder.mkdir()
+    (folder / "ward").symlink_to(site.yolo().parent / "images")
+    (folder / "loop").symlink_to(folder)
+    assert _names(_predict(folder)) == [f"ward/p{i}.png" for i in range(4)]
+
+
 def test_labels_are_not_looked_at(site):
     root = site.voc()
     (root / "Annotations" / "p0.xml").write_text("<broken")
