@@ -39,7 +39,7 @@ class FedDyn(FedAvg):
     client_half: ClassVar[str] = "feddyn"
     paired: ClassVar[tuple[str, ...]] = ("correction",)
 
-    def __init__(self, alpha: float = 0.1, weighting: str = "examples", **kwargs: Any) -> None:
+    def __init__(self, alpha: float = 0.1, weighting: str = "uniform", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.alpha = check_number("alpha", alpha, above=0)
         self.weighting = checked_weighting(weighting)

@@ -126,7 +126,7 @@ class Unlucky(InProcessGrid):
 PAIRED = {
     "scaffold": (lambda: Scaffold(**minima()), {}),
     "feddyn": (
-        lambda: FedDyn(alpha=1.0, **minima()),
+        lambda: FedDyn(alpha=1.0, weighting="examples", **minima()),
         {"train": TrainConfig(optimizer="exact")},
     ),
 }
