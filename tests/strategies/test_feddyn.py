@@ -55,7 +55,8 @@ def test_every_iterate_with_sampled_sites_is_the_papers(federation, weighting):
 
 def test_beats_fedavg_on_heterogeneous_sites(federation):
     sites, best = random_sites(spread=5.0), pooled_optimum(random_sites(spread=5.0))
-    ours = federation(FedDyn(alpha=1.0, weighting="examples", **minima()), sites, rounds=60, train=EXACT).models[-1]
+    strategy = FedDyn(alpha=1.0, weighting="examples", **minima())
+    ours = federation(strategy, sites, rounds=60, train=EXACT).models[-1]
     plain = federation(FedAvg(**minima()), sites, rounds=60, train=EXACT).models[-1]
     assert np.linalg.norm(plain - best) > 0.1
     assert np.linalg.norm(ours - best) < 1e-3 * np.linalg.norm(plain - best)
