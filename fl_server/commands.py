@@ -57,7 +57,7 @@ def predict(
         text = found.to_csv(index=False) if hasattr(found, "to_csv") else found.to_text()
         write_atomically(out, text.encode())
         message = f"{len(found)} predictions: {out}"
-    console.print(message, markup=False, highlight=False)
+    console.print(message, markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -124,9 +124,9 @@ def check(
         highlight=False,
     )
     for note in report.notes:
-        console.print(f"  note: {note}", markup=False, highlight=False)
+        console.print(f"  note: {note}", markup=False, highlight=False, soft_wrap=True)
     if preview is not None:
-        console.print(f"  pictures: {preview}", markup=False, highlight=False)
+        console.print(f"  pictures: {preview}", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command("export-sites")
@@ -141,7 +141,7 @@ def export_sites(
     from fl_server.export import write_sites
 
     for folder in write_sites(usecase, override or [], out):
-        console.print(str(folder), markup=False, highlight=False)
+        console.print(str(folder), markup=False, highlight=False, soft_wrap=True)
 
 
 @new.command("strategy")
@@ -152,7 +152,7 @@ def new_strategy(
     from fl_server.scaffolds import write_strategy
 
     for path in write_strategy(name, Path()):
-        console.print(str(path), markup=False, highlight=False)
+        console.print(str(path), markup=False, highlight=False, soft_wrap=True)
     console.print(f"try it: fl-server --config-dir config strategy={name}", markup=False)
 
 
@@ -166,8 +166,8 @@ def keys_new(
     from fl_server.keys import new_node_key
 
     private, public = new_node_key(out, name, force=force)
-    console.print(f"{private}  (keep it at the site)", markup=False, highlight=False)
-    console.print(f"{public}  (send it to the organiser)", markup=False, highlight=False)
+    console.print(f"{private}  (keep it at the site)", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"{public}  (send it to the organiser)", markup=False, highlight=False, soft_wrap=True)
 
 
 @certs.command("new")
@@ -182,7 +182,7 @@ def certs_new(
     from fl_server.keys import new_certificates
 
     for path in new_certificates(out, host, force=force):
-        console.print(str(path), markup=False, highlight=False)
+        console.print(str(path), markup=False, highlight=False, soft_wrap=True)
 
 
 def _client(module: str, function: str) -> Any:

@@ -309,23 +309,25 @@ def test_client_that_cannot_join_says_why(federation, tmp_path):
 
 
 def test_fedbuff_does_not_wait_for_a_slow_site(federation):
-    """One client stands still over several rounds; its update counts when it comes."""
-    strategy = ("strategy=fedbuff", "strategy.buffer_size=2", "rounds=6", "sites.reply_seconds=300")
+    """One client stands still in round 1 and for two more; its update counts when it comes."""
+    strategy = ("strategy=fedbuff", "strategy.buffer_size=2", "rounds=20")
     server = federation.server("serve=false", *strategy)
     for name in SITES:
         federation.client(name)
-    wait_until(lambda: federation.finished_rounds() >= 1, 120, "round 1")
+    # The first training takes seconds (PyTorch is loaded): c is in it.
+    wait_until(lambda: federation.finished_rounds() >= 0, 120, "the baseline")
     federation.processes["c"].send_signal(signal.SIGSTOP)
-    wait_until(lambda: federation.finished_rounds() >= 4, 60, "three rounds without a site")
+    wait_until(lambda: federation.finished_rounds() >= 3, 60, "three rounds without a site")
     federation.processes["c"].send_signal(signal.SIGCONT)
     assert server.wait(200) == 0
     result = json.loads((federation.folder / "deployed/result.json").read_text())
-    assert [r["status"] for r in result["rounds"]] == ["ok"] * 7
+    assert {r["status"] for r in result["rounds"]} == {"ok"}
     phases = [{(s["site"], s["phase"]): s for s in r["sites"]} for r in result["rounds"]]
-    for record in phases[3:4]:  # it stood still for all of it
+    for record in phases[1:4]:
         assert record.get(("c", "train"), {"status": "training"})["status"] == "training"
         assert record["c", "evaluate"]["status"] == "training"
         assert {record[name, "evaluate"]["status"] for name in "ab"} == {"ok"}
+    assert any(record.get(("c", "train"), {}).get("status") == "ok" for record in phases[4:])
     assert {phases[-1][name, "evaluate"]["status"] for name in SITES} == {"ok"}
     for record in phases[1:]:
         assert sum(s["status"] == "ok" for s in record.values() if s["phase"] == "train") == 2
