@@ -29,6 +29,11 @@ app.add_typer(new, name="new")
 console = Console()
 
 
+def _say(line: str) -> None:
+    """Print a line as it is: a path stays whole, however narrow the terminal."""
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
 @app.command()
 def predict(
     run: Annotated[Path, typer.Option(help="Run folder with model.safetensors and model.json.")],
@@ -57,7 +62,7 @@ def predict(
         text = found.to_csv(index=False) if hasattr(found, "to_csv") else found.to_text()
         write_atomically(out, text.encode())
         message = f"{len(found)} predictions: {out}"
-    console.print(message, markup=False, highlight=False, soft_wrap=True)
+    _say(message)
 
 
 @app.command()
@@ -72,7 +77,7 @@ def usecases() -> None:
     for entry in list_usecases():
         table.add_row(entry.slug, entry.task, entry.score, entry.title)
     console.print(table)
-    console.print("run one: fl-server usecase=NAME", markup=False)
+    _say("run one: fl-server usecase=NAME")
 
 
 @app.command()
@@ -124,9 +129,9 @@ def check(
         highlight=False,
     )
     for note in report.notes:
-        console.print(f"  note: {note}", markup=False, highlight=False, soft_wrap=True)
+        _say(f"  note: {note}")
     if preview is not None:
-        console.print(f"  pictures: {preview}", markup=False, highlight=False, soft_wrap=True)
+        _say(f"  pictures: {preview}")
 
 
 @app.command("export-sites")
@@ -141,7 +146,7 @@ def export_sites(
     from fl_server.export import write_sites
 
     for folder in write_sites(usecase, override or [], out):
-        console.print(str(folder), markup=False, highlight=False, soft_wrap=True)
+        _say(str(folder))
 
 
 @new.command("strategy")
@@ -152,8 +157,8 @@ def new_strategy(
     from fl_server.scaffolds import write_strategy
 
     for path in write_strategy(name, Path()):
-        console.print(str(path), markup=False, highlight=False, soft_wrap=True)
-    console.print(f"try it: fl-server --config-dir config strategy={name}", markup=False)
+        _say(str(path))
+    _say(f"try it: fl-server --config-dir config strategy={name}")
 
 
 @keys.command("new")
@@ -166,8 +171,8 @@ def keys_new(
     from fl_server.keys import new_node_key
 
     private, public = new_node_key(out, name, force=force)
-    console.print(f"{private}  (keep it at the site)", markup=False, highlight=False, soft_wrap=True)
-    console.print(f"{public}  (send it to the organiser)", markup=False, highlight=False, soft_wrap=True)
+    _say(f"{private}  (keep it at the site)")
+    _say(f"{public}  (send it to the organiser)")
 
 
 @certs.command("new")
@@ -182,7 +187,7 @@ def certs_new(
     from fl_server.keys import new_certificates
 
     for path in new_certificates(out, host, force=force):
-        console.print(str(path), markup=False, highlight=False, soft_wrap=True)
+        _say(str(path))
 
 
 def _client(module: str, function: str) -> Any:
