@@ -18,7 +18,7 @@ from tasks.images.checks import (
     text,
 )
 from tasks.images.pixels import FITS, Geometry
-from tasks.images.read import MAX_PIXELS
+from tasks.images.read import MAX_PIXELS, MOST_PIXELS
 from tasks.images.report import POLICIES
 from tasks.tabular.schema import suggest
 from tasks.tabular.values import canonical
@@ -147,5 +147,5 @@ _CHECKS = {
     "images_key": text,
     "labels_key": text,
     "on_bad": one_of(*POLICIES),
-    "max_pixels": number(1, MAX_PIXELS * 16, whole=True),
+    "max_pixels": number(1, MOST_PIXELS, whole=True),
 }

@@ -8,8 +8,9 @@ kind               outcome     what happens
 ``unreadable``     error       not an image, or of a format that is not accepted
 ``truncated``      error       the file ends before the picture does, or its data are damaged
 ``too_large``      error       more pixels than the limit (a decompression bomb)
-``unsupported``    error       floating-point or 32-bit pixels: no scale is known for them
-``sixteen_bit``    converted   the high byte is kept: value / 256
+``unsupported``    error       floating-point, 32-bit or signed pixels: no scale is known for them
+``sixteen_bit``    converted   the high byte of each channel is kept: value / 256
+``dim``            converted   16-bit pixels that all lie below 4096: nearly black, kept as they are
 ``cmyk``           converted   to RGB by the plain formula, without a colour profile
 ``palette``        converted   to RGB
 ``alpha``          converted   the colour is kept, transparency dropped (as OpenCV does)
@@ -34,13 +35,18 @@ from PIL import Image, UnidentifiedImageError
 
 from tasks.errors import DataError
 
-FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "PPM", "MPO", "JPEG2000")
-"""Accepted formats; none runs an external program or follows a reference to another file."""
+FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "PPM", "JPEG2000")
+"""Accepted formats (JPEG includes MPO); none runs another program or follows a reference."""
 SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm", ".jp2")
+    (
+        *(".jpg", ".jpeg", ".mpo", ".png", ".bmp", ".tif", ".tiff"),
+        *(".webp", ".gif", ".ppm", ".pgm", ".jp2"),
+    )
 )
 MAX_PIXELS = 64_000_000
 """Largest picture, in pixels: 192 MB once decoded."""
+MOST_PIXELS = 178_956_970
+"""Largest that ``max_pixels`` can allow: beyond, Pillow takes a file for a decompression bomb."""
 _ORIENTATION = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -52,7 +58,11 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 """How to turn a picture upright, by EXIF orientation; 5 to 8 swap width and height."""
-_SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+_SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
+_HAS_NO_32_BIT = ("PNG", "PPM")
+"""Formats of which Pillow may open 16-bit pixels in its 32-bit mode."""
+_DIM = 15
+"""High byte of 4095, the brightest of 12 bits."""
 
 
 class BadImageError(DataError):
@@ -90,7 +100,7 @@ def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
     BadImageError
         Naming the file; see the module's table.
     """
-    with _opened(path, max_pixels) as picture:
+    with opened(path, max_pixels) as picture:
         return _converted(picture, path)[0]
 
 
@@ -104,7 +114,7 @@ def inspect_image(path: Path, max_pixels: int = MAX_PIXELS) -> ImageFacts:
     BadImageError
         As ``read_image``.
     """
-    with _opened(path, max_pixels) as picture:
+    with opened(path, max_pixels) as picture:
         width, height = picture.size
         picture.draft("RGB", (max(width // 8, 1), max(height // 8, 1)))
         conversions = _converted(picture, path)[1]
@@ -113,20 +123,28 @@ def inspect_image(path: Path, max_pixels: int = MAX_PIXELS) -> ImageFacts:
 
 
 @contextmanager
-def _opened(path: Path, max_pixels: int) -> Iterator[Image.Image]:
-    """Open without Pillow's remarks on damaged metadata: a fault is an error, the rest is fine."""
+def opened(
+    path: Path, max_pixels: int, formats: tuple[str, ...] = FORMATS
+) -> Iterator[Image.Image]:
+    """Open a picture that is not decoded yet; whatever Pillow then raises is a ``BadImageError``.
+
+    Its remarks on damaged metadata are not shown: a fault is an error, the rest is fine.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # ``max_pixels`` decides
         try:
-            with _opened_file(path, max_pixels) as picture:
+            with _opened_file(path, max_pixels, formats) as picture:
                 yield picture
-        except (TypeError, KeyError, ValueError, OverflowError) as error:
-            # Pillow lets these escape from damaged TIFF tags
-            raise BadImageError("unreadable", path, _reason(error)) from None
+        except (DataError, MemoryError):
+            raise
+        except Exception as error:  # damaged tags may raise anything, wherever they are read
+            reason = f"cannot be read ({_reason(error)})"
+            raise BadImageError("unreadable", path, reason) from None
 
 
 @contextmanager
-def _opened_file(path: Path, max_pixels: int) -> Iterator[Image.Image]:
+def _opened_file(path: Path, max_pixels: int, formats: tuple[str, ...]) -> Iterator[Image.Image]:
     """Open a picture, check what its header says, and close the file in any case."""
     with ExitStack() as stack:
         try:
@@ -136,7 +154,7 @@ def _opened_file(path: Path, max_pixels: int) -> Iterator[Image.Image]:
             raise BadImageError("missing", path, detail) from None
         if not os.fstat(file.fileno()).st_size:
             raise BadImageError("zero_size", path, "the file is empty")
-        picture = _header(file, path, max_pixels)
+        picture = _header(file, path, max_pixels, formats)
         width, height = picture.size
         if width < 1 or height < 1:
             raise BadImageError("zero_size", path, f"has {width} x {height} pixels")
@@ -146,12 +164,12 @@ def _opened_file(path: Path, max_pixels: int) -> Iterator[Image.Image]:
         yield picture
 
 
-def _header(file: BinaryIO, path: Path, max_pixels: int) -> Image.Image:
+def _header(file: BinaryIO, path: Path, max_pixels: int, formats: tuple[str, ...]) -> Image.Image:
     try:
-        return Image.open(file, formats=FORMATS)
+        return Image.open(file, formats=formats)
     except UnidentifiedImageError:
         raise BadImageError("unreadable", path, "is no image of a known format") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+    except Image.DecompressionBombError:
         raise BadImageError("too_large", path, _limit(max_pixels)) from None
     except Exception as error:  # a damaged header may raise anything in a decoder
         raise BadImageError("unreadable", path, f"cannot be read ({_reason(error)})") from None
@@ -160,9 +178,10 @@ def _header(file: BinaryIO, path: Path, max_pixels: int) -> Image.Image:
 def _converted(picture: Image.Image, path: Path) -> tuple[Image.Image, tuple[str, ...]]:
     """Decode, turn upright and convert to RGB; name every conversion."""
     conversions = []
-    if getattr(picture, "n_frames", 1) > 1 and picture.format != "MPO":
-        conversions.append("animated")
+    deep = _has_sixteen_bits(picture, path)
     try:
+        if getattr(picture, "n_frames", 1) > 1 and picture.format != "MPO":
+            conversions.append("animated")  # counting has read the other frames' headers
         picture.load()
     except Exception as error:  # damaged data may raise anything in a decoder
         raise BadImageError(
@@ -172,12 +191,12 @@ def _converted(picture: Image.Image, path: Path) -> tuple[Image.Image, tuple[str
     if turn is not None:
         conversions.append("exif_rotated")
         picture = picture.transpose(turn)
-    mode = picture.mode
-    if mode in _SIXTEEN_BIT:
+    if deep:
+        picture = _high_byte(picture)
         conversions.append("sixteen_bit")
-        return _high_byte(picture, path), tuple(conversions)
-    if mode == "F":
-        raise BadImageError("unsupported", path, "has floating-point pixels; save it as 8-bit")
+        if 0 < max(high for _, high in _extrema(picture)) <= _DIM:
+            conversions.append("dim")
+    mode = picture.mode
     names = {"CMYK": "cmyk", "YCCK": "cmyk", "P": "palette", "PA": "palette"}
     if mode in names:
         conversions.append(names[mode])
@@ -187,11 +206,42 @@ def _converted(picture: Image.Image, path: Path) -> tuple[Image.Image, tuple[str
     return picture if mode == "RGB" else picture.convert("RGB"), tuple(conversions)
 
 
-def _high_byte(picture: Image.Image, path: Path) -> Image.Image:
+def _has_sixteen_bits(picture: Image.Image, path: Path) -> bool:
+    """Say whether a channel has 16 bits in the file; Pillow itself halves those of colours.
+
+    Raises
+    ------
+    BadImageError
+        If the pixels are of a kind without a known scale.
+    """
+    mode = picture.mode
+    if mode == "F":
+        raise BadImageError("unsupported", path, "has floating-point pixels; save it as 8-bit")
+    if mode == "I" and picture.format not in _HAS_NO_32_BIT:
+        detail = "has 32-bit or signed pixels; save it as 8-bit, or as unsigned 16-bit"
+        raise BadImageError("unsupported", path, detail)
+    if mode in (*_SIXTEEN_BIT, "I"):
+        return True
+    for tile in getattr(picture, "tile", ()):
+        layout = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
+        if tile[0].startswith("ppm"):
+            return any(isinstance(part, int) and part > 255 for part in layout)
+        if any(isinstance(part, str) and ";16" in part for part in layout):
+            return True
+    return False
+
+
+def _high_byte(picture: Image.Image) -> Image.Image:
+    if picture.mode not in (*_SIXTEEN_BIT, "I"):
+        return picture
     pixels: Any = np.asarray(picture)
-    if pixels.min(initial=0) < 0 or pixels.max(initial=0) > 65535:
-        raise BadImageError("unsupported", path, "has 32-bit pixels; save it as 8- or 16-bit")
-    return Image.fromarray((pixels.astype(np.uint16) >> 8).astype(np.uint8)).convert("RGB")
+    return Image.fromarray((pixels.astype(np.uint16) >> 8).astype(np.uint8))
+
+
+def _extrema(picture: Image.Image) -> tuple[tuple[int, int], ...]:
+    """Return the least and largest value of red, green and blue."""
+    found: Any = picture.convert("RGB").getextrema()
+    return tuple(found)
 
 
 def _exif_orientation(picture: Image.Image) -> int:
@@ -203,7 +253,7 @@ def _exif_orientation(picture: Image.Image) -> int:
 
 
 def _limit(max_pixels: int) -> str:
-    return f"the limit is {max_pixels:,} pixels; tile or shrink it"
+    return f"the limit is {min(max_pixels, MOST_PIXELS):,} pixels; tile or shrink it"
 
 
 def _reason(error: Exception) -> str:

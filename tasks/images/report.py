@@ -22,6 +22,7 @@ DESCRIPTIONS = {
     "too_large": "images have too many pixels",
     "unsupported": "images have pixels without a known scale",
     "sixteen_bit": "images have 16-bit pixels; the high byte is used",
+    "dim": "16-bit images use 12 bits or less, so that they are nearly black; multiply them by 16",
     "cmyk": "images are CMYK; converted to RGB",
     "palette": "images have a palette; converted to RGB",
     "alpha": "images have transparency; it is dropped",
@@ -53,6 +54,7 @@ DESCRIPTIONS = {
 NEUTRAL = frozenset(
     (
         "sixteen_bit",
+        "dim",
         "cmyk",
         "palette",
         "alpha",

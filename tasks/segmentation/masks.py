@@ -13,6 +13,7 @@ from PIL import Image
 
 from tasks.errors import ConfigError, DataError
 from tasks.images.augment import IGNORED
+from tasks.images.read import BadImageError, opened
 from tasks.segmentation.schema import Colour, SegmentationSchema
 
 FORMATS = ("PNG", "TIFF", "BMP", "GIF")
@@ -89,15 +90,10 @@ def read_mask(path: Path, schema: SegmentationSchema) -> Classes:
         If the file cannot be read or has a value that is no class.
     """
     try:
-        with Image.open(path, formats=FORMATS) as picture:
-            if picture.width * picture.height > schema.max_pixels:
-                raise BadMaskError("mask_unreadable", str(path), "has too many pixels")
+        with opened(path, schema.max_pixels, FORMATS) as picture:
             codes = _colours(picture) if schema.coloured else _numbers(picture, path)
-    except BadMaskError:
-        raise
-    except Exception as error:  # a damaged file may raise anything in a decoder
-        reason = " ".join(str(error).split())[:80]
-        raise BadMaskError("mask_unreadable", str(path), f"cannot be read ({reason})") from None
+    except BadImageError as error:
+        raise BadMaskError("mask_unreadable", str(path), error.detail) from None
     return _looked_up(codes, schema, path)
 
 

@@ -10,7 +10,7 @@ from tasks.errors import ConfigError
 from tasks.images.augment import IGNORED, Augmentation, parse_augmentations
 from tasks.images.checks import POOLED, number, one_of, read_classes, read_normalisation
 from tasks.images.pixels import Geometry
-from tasks.images.read import MAX_PIXELS
+from tasks.images.read import MAX_PIXELS, MOST_PIXELS
 from tasks.images.report import POLICIES
 from tasks.tabular.schema import suggest
 
@@ -152,5 +152,5 @@ _CHECKS = {
     "fit": one_of("pad", "stretch"),
     "boundary_tolerance": number(0, MAX_TOLERANCE, whole=True),
     "on_bad": one_of(*POLICIES),
-    "max_pixels": number(1, MAX_PIXELS * 16, whole=True),
+    "max_pixels": number(1, MOST_PIXELS, whole=True),
 }

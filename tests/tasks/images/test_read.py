@@ -16,7 +16,9 @@ from PIL import Image
 
 from tasks.errors import ConfigError, DataError
 from tasks.images import BadImageError, FileImage, ImageReport, inspect_image, read_image
+from tasks.images.read import MAX_PIXELS, MOST_PIXELS, SUFFIXES
 from tasks.images.report import DESCRIPTIONS, NEUTRAL
+from tasks.registry import load_task
 
 
 def _picture(mode="RGB", size=(40, 30)):
@@ -29,15 +31,36 @@ def _saved(path, picture, **options):
     return path
 
 
-def _png_header(width, height):
-    """Return a PNG that claims a size and holds nothing."""
+def _png(width, height, data=b"", depth=8, kind=2):
+    """Return a PNG from its uncompressed rows; without any it claims a size and holds nothing."""
 
     def chunk(name, body):
         checksum = zlib.crc32(name + body)
         return struct.pack(">I", len(body)) + name + body + struct.pack(">I", checksum)
 
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, 0))
+    body = chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + header + body
+
+
+def _deep_png(values):
+    """Return a 16-bit PNG of colours, shape (h, w, 3), uint16."""
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    return _png(values.shape[1], values.shape[0], rows, depth=16)
+
+
+def _bad_second_frame():
+    """Return a TIFF whose second frame has a kind of pixels that does not exist."""
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    content = bytearray(_bytes(frames[0], "TIFF", save_all=True, append_images=frames[1:]))
+    (first,) = struct.unpack_from("<I", content, 4)
+    (count,) = struct.unpack_from("<H", content, first)
+    (second,) = struct.unpack_from("<I", content, first + 2 + 12 * count)
+    (count,) = struct.unpack_from("<H", content, second)
+    for entry in range(second + 2, second + 2 + 12 * count, 12):
+        if struct.unpack_from("<H", content, entry)[0] == 262:  # photometric interpretation
+            struct.pack_into("<H", content, entry + 8, 77)
+    return bytes(content)
 
 
 def _bytes(picture, kind, **options):
@@ -54,10 +77,12 @@ BAD = {
     "half.png": ("truncated", lambda: _bytes(_picture(size=(400, 300)), "PNG")[:9000]),
     "half.bmp": ("truncated", lambda: _bytes(_picture(), "BMP")[:2000]),
     "half.webp": ("truncated|unreadable", lambda: _bytes(_picture(), "WEBP", lossless=True)[:900]),
-    "no_pixels.png": ("unreadable|zero_size", lambda: _png_header(0, 10)),
-    "bomb.png": ("too_large", lambda: _png_header(50_000, 50_000)),
-    "big.png": ("too_large", lambda: _png_header(9_000, 9_000)),
+    "no_pixels.png": ("unreadable|zero_size", lambda: _png(0, 10)),
+    "bomb.png": ("too_large", lambda: _png(50_000, 50_000)),
+    "big.png": ("too_large", lambda: _png(9_000, 9_000)),
     "float.tif": ("unsupported", lambda: _bytes(Image.new("F", (4, 4), 0.5), "TIFF")),
+    "second_frame.tif": ("truncated", _bad_second_frame),
+    "small_values.tif": ("unsupported", lambda: _bytes(Image.new("I", (4, 4), 9), "TIFF")),
     "deep.tif": ("unsupported", lambda: _bytes(Image.new("I", (4, 4), 2**20), "TIFF")),
 }
 
@@ -75,6 +100,29 @@ def test_bad_picture_is_named(name, read, tmp_path):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("suffix", sorted(SUFFIXES))
+def test_every_accepted_ending_is_read(suffix, tmp_path):
+    mode = "L" if suffix == ".pgm" else "RGB"
+    picture = Image.new(mode, (24, 16), 200 if mode == "L" else (200, 100, 50))
+    kind = {".mpo": {"format": "MPO", "save_all": True, "append_images": [picture]}}
+    path = _saved(tmp_path / f"a{suffix}", picture, **kind.get(suffix, {}))
+    read = read_image(path)
+    assert (read.mode, read.size) == ("RGB", (24, 16))
+    assert read.getpixel((3, 3)) == pytest.approx(picture.convert("RGB").getpixel((3, 3)), abs=4)
+    facts = inspect_image(path)
+    assert (facts.width, facts.height) == (24, 16)
+    assert set(facts.conversions) <= {"palette"}
+
+
+@pytest.mark.parametrize("suffix", sorted(SUFFIXES))
+def test_junk_is_said_to_be_no_image(suffix, tmp_path):
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(b"not a picture at all")
+    with pytest.raises(BadImageError, match="is no image of a known format") as caught:
+        inspect_image(path)
+    assert caught.value.kind == "unreadable"
+
+
 def test_missing_picture_is_named(tmp_path):
     with pytest.raises(BadImageError, match=r"gone\.png: No such file") as caught:
         read_image(tmp_path / "gone.png")
@@ -87,6 +135,26 @@ def test_pixel_limit_can_be_set(tmp_path):
     path = _saved(tmp_path / "a.png", _picture())
     with pytest.raises(BadImageError, match="limit is 1,000 pixels"):
         read_image(path, max_pixels=1000)
+
+
+def test_largest_limit_is_pillows_own(tmp_path):
+    assert MOST_PIXELS == 2 * Image.MAX_IMAGE_PIXELS
+    path = tmp_path / "bomb.png"
+    path.write_bytes(_png(20_000, 20_000))
+    with pytest.raises(BadImageError, match="limit is 178,956,970 pixels"):
+        inspect_image(path, max_pixels=10**9)
+    classes = {"classes": ["a", "b"]}
+    for task in ("image_classification", "semantic_segmentation"):
+        load_task(task, {**classes, "max_pixels": MOST_PIXELS})
+        with pytest.raises(ConfigError, match="max_pixels"):
+            load_task(task, {**classes, "max_pixels": MOST_PIXELS + 1})
+
+
+def test_a_higher_limit_is_no_warning(tmp_path):
+    path = _saved(tmp_path / "large.png", Image.new("1", (11_000, 9_000)))
+    assert path.stat().st_size < 2**20
+    assert max(MAX_PIXELS, Image.MAX_IMAGE_PIXELS) < 99_000_000
+    assert inspect_image(path, max_pixels=100_000_000).width == 11_000
 
 
 @pytest.mark.parametrize(
@@ -122,6 +190,34 @@ def test_sixteen_bits_keep_the_high_byte(name, tmp_path):
     path = _saved(tmp_path / name, Image.fromarray(values))
     assert np.asarray(read_image(path))[..., 1].tolist() == [[0, 0, 1], [100, 255, 255]]
     assert inspect_image(path).conversions == ("sixteen_bit",)
+
+
+@pytest.mark.parametrize("factor", [1, 4])
+def test_sixteen_bits_of_each_colour_are_noted(factor, tmp_path):
+    values = np.arange(4 * 5 * 3, dtype=np.uint16).reshape(4, 5, 3) * 256 * factor
+    path = tmp_path / "deep.png"
+    path.write_bytes(_deep_png(values))
+    np.testing.assert_array_equal(np.asarray(read_image(path)), values >> 8)
+    assert inspect_image(path).conversions == ("sixteen_bit",)
+
+
+@pytest.mark.parametrize("name", ["grey.png", "grey.tif", "colour.png", "grey.pgm"])
+@pytest.mark.parametrize(("top", "dim"), [(4095, True), (4096, False), (0, False)])
+def test_twelve_bits_in_sixteen_are_noted_with_the_cure(name, top, dim, tmp_path):
+    grey = np.full((3, 4), top, np.uint16)
+    path = tmp_path / name
+    if name == "colour.png":
+        path.write_bytes(_deep_png(np.repeat(grey[..., None], 3, axis=2)))
+    elif name == "grey.pgm":
+        path.write_bytes(b"P5\n4 3\n65535\n" + grey.astype(">u2").tobytes())
+    else:
+        Image.fromarray(grey).save(path)
+    assert inspect_image(path).conversions == ("sixteen_bit", "dim")[: 1 + dim]
+    assert read_image(path).getpixel((1, 1)) == (top >> 8,) * 3
+    report = ImageReport()
+    report.add("dim", path)
+    assert "multiply them by 16" in report.notes()[0]
+    report.check("site")  # a note, never refused
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -160,10 +256,20 @@ def test_first_frame_of_an_animation_is_taken(tmp_path):
     assert "animated" in inspect_image(path).conversions
 
 
+def _frames(kind):
+    return _bytes(_picture(), kind, save_all=True, append_images=[_picture()])
+
+
+WHOLE = {
+    kind: _bytes(_picture(), kind)
+    for kind in ("JPEG", "PNG", "TIFF", "GIF", "WEBP", "BMP", "JPEG2000", "PPM")
+} | {f"{kind} frames": _frames(kind) for kind in ("TIFF", "GIF", "MPO")}
+
+
 @settings(max_examples=150, deadline=None)
-@given(st.sampled_from(["JPEG", "PNG", "TIFF", "GIF", "WEBP", "BMP"]), st.data())
+@given(st.sampled_from(sorted(WHOLE)), st.data())
 def test_damaged_pictures_never_crash(tmp_path_factory, kind, data):
-    content = bytearray(_bytes(_picture(), kind))
+    content = bytearray(WHOLE[kind])
     for _ in range(data.draw(st.integers(1, 12))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     content = content[: data.draw(st.integers(1, len(content)))]

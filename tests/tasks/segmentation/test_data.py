@@ -133,6 +133,13 @@ BAD = {
 }
 
 
+def test_a_mask_beyond_the_limit_is_not_decoded(site, make_schema):
+    root = site.write()
+    Image.new("L", (300, 300)).save(root / "masks" / "s02.png")
+    with pytest.raises(DataError, match="300 x 300 pixels; the limit is 1,000 pixels"):
+        read_site(DataSource("a", str(root)), 0, make_schema(max_pixels=1000))
+
+
 def test_bad_pairs_are_refused_by_name_or_dropped_and_noted(site, make_schema):
     root = site.write()
     _break(root)
