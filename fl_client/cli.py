@@ -97,6 +97,7 @@ def main() -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     logging.basicConfig(format="%(asctime)s %(name)s: %(message)s", level=logging.WARNING)
+    logging.getLogger("fedleague.site").setLevel(logging.INFO)  # what was left out of the data
     _failures.clear()
     with friendly_errors("fl-client"):
         try:

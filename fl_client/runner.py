@@ -7,6 +7,7 @@ and the model is built once per job, not per message.
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -39,6 +40,8 @@ from tasks.growing import GrowingModel
 from tasks.registry import load_task
 from tasks.stamps import stamp
 from tasks.stats import Stats
+
+log = logging.getLogger("fedleague.site")
 
 MAX_SOURCES = 4096
 """How many sites' rows are kept (a simulation has many); of one site only the last reading."""
@@ -248,6 +251,8 @@ def _data(task_name: str, schema: str, source: DataSource, split_seed: int) -> S
         data = load_task(task_name, json.loads(schema)).read(source, seed)
     except MemoryError as error:
         raise DataError(f"{source.train}: does not fit in memory") from error
+    for note in data.notes:
+        log.info("%s: %s", source.name, note)
     _readings[source] = (asked, data)
     while len(_readings) > MAX_SOURCES:
         _readings.popitem(last=False)

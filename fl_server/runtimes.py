@@ -71,12 +71,18 @@ def _simulation(config: RunConfig) -> Outcome:
     from tasks.torch_runtime import limit_threads
 
     limit_threads(config.runtime.get("threads"))
+    progress = _checked(config)
+    return execute(InProcessGrid(config.site_data), config, progress)
+
+
+def _checked(config: RunConfig) -> Progress:
+    """Read every simulated site, and show what its operator should know."""
     reports = check_sites(config)
     progress = Progress(config)
     for report in reports[:20]:
         for note in report.notes:
             progress.say(f"  {report.name}: {note}")
-    return execute(InProcessGrid(config.site_data), config, progress)
+    return progress
 
 
 def _ray(config: RunConfig) -> Outcome:
@@ -88,7 +94,7 @@ def _ray(config: RunConfig) -> Outcome:
     except ImportError:
         raise ConfigError("runtime=ray needs Ray: pip install 'fedleague[ray]'") from None
     _check_cores(config)
-    check_sites(config)
+    progress = _checked(config)
     outcomes: list[Outcome] = []
     failures: list[FedleagueError] = []
     server = ServerApp()
@@ -97,7 +103,7 @@ def _ray(config: RunConfig) -> Outcome:
     def main(grid: Grid, context: Context) -> None:
         write_simulated_sites(context.run_id, config)
         try:
-            outcomes.append(execute(grid, config))
+            outcomes.append(execute(grid, config, progress))
         except FedleagueError as error:
             failures.append(error)
 

@@ -42,7 +42,8 @@ class Case:
 
 def class_folder(root):
     classes.Site(root).folder()
-    return {"train": "folder"}
+    (root / "folder" / "disc" / "cut.png").write_bytes(b"")
+    return {"train": "folder", "on_bad": "drop"}
 
 
 def manifest(root):
@@ -222,3 +223,5 @@ def test_deployed_image_task_equals_the_simulation_on_the_same_folders(federatio
         ]
         assert {line["decision"] for line in answers} == {"allowed"}
         assert ".png" not in text  # not even the name of a picture left
+    if (federation.folder / "a" / "folder" / "disc" / "cut.png").exists():
+        assert "a: left out: 1 images are empty" in federation.log("a")

@@ -15,7 +15,7 @@ needs_ray = pytest.mark.skipif(
 )
 
 
-def run_server(folder: Path, *overrides: str) -> tuple[dict, str]:
+def run_server(folder: Path, *overrides: str) -> tuple[dict, subprocess.CompletedProcess]:
     command = [sys.executable, "-m", "fl_server.cli", *overrides, f"hydra.run.dir={folder}"]
     done = subprocess.run(
         [*command, "board.url=null"],
@@ -27,7 +27,7 @@ def run_server(folder: Path, *overrides: str) -> tuple[dict, str]:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    return json.loads((folder / "result.json").read_text()), done.stderr
+    return json.loads((folder / "result.json").read_text()), done
 
 
 def scores(result: dict) -> list[float]:
@@ -39,9 +39,9 @@ def scores(result: dict) -> list[float]:
 def test_ray_gives_the_scores_of_the_in_process_simulation_and_is_quiet(tmp_path):
     job = ["usecase=breast_cancer", "rounds=2"]
     expected, _ = run_server(tmp_path / "simulation", *job)
-    result, stderr = run_server(tmp_path / "ray", "runtime=ray", *job)
+    result, done = run_server(tmp_path / "ray", "runtime=ray", *job)
     assert scores(result) == pytest.approx(scores(expected), abs=1e-6)
-    assert stderr == ""
+    assert done.stderr == ""
 
 
 @needs_ray
@@ -49,21 +49,23 @@ def test_ray_gives_the_scores_of_the_in_process_simulation_and_is_quiet(tmp_path
 def test_ray_reads_folders_of_pictures_and_gives_the_same_scores(tmp_path):
     for name in ("a", "b"):
         Site(tmp_path / name).folder()
+    (tmp_path / "a" / "folder" / "disc" / "cut.png").write_bytes(b"")
     job = [
         "usecase=image_classification",
         "usecase.classes=[disc,ring,cross]",
         "usecase.image_size=16",
         "model=simple_cnn",
         "model.params.channels=[4,8]",
-        "data.sites=[{name: a, train: a/folder},{name: b, train: b/folder}]",
+        "data.sites=[{name: a, train: a/folder, on_bad: drop},{name: b, train: b/folder}]",
         "train.lr=0.01",
         "rounds=2",
     ]
     expected, _ = run_server(tmp_path / "simulation", *job)
-    result, stderr = run_server(tmp_path / "ray", "runtime=ray", *job)
+    result, done = run_server(tmp_path / "ray", "runtime=ray", *job)
     assert scores(result) == pytest.approx(scores(expected), abs=1e-6)
     assert len(set(scores(result))) > 1
-    assert stderr == ""
+    assert "a: left out: 1 images are empty (" in done.stdout
+    assert done.stderr == ""
 
 
 def test_missing_ray_is_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys):
