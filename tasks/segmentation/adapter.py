@@ -113,8 +113,11 @@ class SemanticSegmentation:
             raise SchemaError("no site sent statistics; wait for sites or lower the quorum")
         counts = [int(count) for count in stats["class_pixels"]]
         if sum(count > 0 for count in counts) < 2:
-            only = self.schema.classes[int(np.argmax(counts))]
-            raise SchemaError(f"every training pixel of every site is of class '{only}'")
+            only, first = self.schema.classes[int(np.argmax(counts))], self.schema.classes[0]
+            raise SchemaError(
+                f"every training pixel of every site is of class '{only}'; masks of 0 and 255 need "
+                f"usecase.values={{{first}: 0, {self.schema.classes[1]}: 255}}"
+            )
         return fitted_values(self.schema, counts, stats.scope("colour")) | {
             "num_sites": int(stats["sites"]),
             "num_rows": int(stats["rows"]),

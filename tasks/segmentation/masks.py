@@ -172,6 +172,8 @@ def _looked_up(codes: NDArray[np.int64], schema: SegmentationSchema, path: Path)
             str([code >> 16, (code >> 8) & 255, code & 255]) if schema.coloured else str(code)
             for code in unknown[:5]
         )
-        raise BadMaskError("mask_unknown_value", str(path), f"the value {named} is no class")
+        cure = "usecase.values gives each class's value, usecase.ignore those without a label"
+        detail = f"the value {named} is no class; {cure}"
+        raise BadMaskError("mask_unknown_value", str(path), detail)
     numbers = np.array([table[code] for code in found.tolist()], dtype=np.uint8)
     return numbers[places].reshape(codes.shape)

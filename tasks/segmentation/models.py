@@ -1,4 +1,4 @@
-"""Segmentation networks by name: a small U-Net of our own, and three of torchvision."""
+"""Segmentation networks by name: a small U-Net of our own, and every one of torchvision."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tasks.images.preprocess import Preprocess
 from tasks.tabular.schema import suggest
 
 UNET = "unet"
-TORCHVISION = ("fcn_resnet50", "deeplabv3_mobilenet_v3_large", "lraspp_mobilenet_v3_large")
+TORCHVISION = tuple(torchvision.models.list_models(module=torchvision.models.segmentation))
 _UNET_DEFAULTS: dict[str, Any] = {"channels": [16, 32, 64], "norm": "group", "weights": None}
 
 

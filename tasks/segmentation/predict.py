@@ -37,12 +37,16 @@ def predicted_masks(model: SegmentationModel, images: Sequence[ImageRef]) -> Ite
     preprocess, geometry = model.preprocess, model.preprocess.geometry
     step = max(1, min(64, CHUNK_VALUES // int(np.prod(geometry.shape))))
     for start in range(0, len(images), step):
-        pictures = [image.load() for image in images[start : start + step]]
-        pixels = torch.from_numpy(np.stack([geometry.pixels(p) for p in pictures]))
+        sizes, shrunk = [], []
+        for image in images[start : start + step]:  # one at a time in its full size
+            picture = image.load()
+            sizes.append(picture.size)
+            shrunk.append(geometry.pixels(picture))
+        pixels = torch.from_numpy(np.stack(shrunk))
         with torch.no_grad():
             logits = model.forward(preprocess.normalise(pixels)).cpu()
-        for own, picture in zip(logits, pictures, strict=True):
-            yield restored(own, geometry, picture.size)
+        for own, size in zip(logits, sizes, strict=True):
+            yield restored(own, geometry, size)
 
 
 def restored(logits: torch.Tensor, geometry: Geometry, size: tuple[int, int]) -> Classes:

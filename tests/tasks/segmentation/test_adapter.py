@@ -9,7 +9,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from tasks.contract import DataSource, LocalObjective, ModelSpec, Partition, TrainConfig
-from tasks.errors import ConfigError, DataError
+from tasks.errors import ConfigError, DataError, SchemaError
 from tasks.images.augment import IGNORED, Augment, parse_augmentations
 from tasks.metrics import segmentation_stats
 from tasks.registry import load_task
@@ -99,6 +99,22 @@ def test_torchvision_models_train_one_row_and_score(schema_values, site, name):
     card = task.finalise(task.evaluate(model, data), fitted)
     assert 0 <= card.overall.values["miou"] <= 1
     assert set(model.layer_kinds().values()) == {"norm", "head", "body"}
+
+
+@pytest.mark.parametrize("name", ["fcn_resnet101", "deeplabv3_resnet50", "deeplabv3_resnet101"])
+def test_every_torchvision_network_is_known(task, name):
+    task.check(ModelSpec(name), TrainConfig())
+
+
+def test_masks_of_0_and_255_are_told_how_to_be_read(site, schema_values):
+    path = site.write(lambda mask: (mask == 1).astype(np.uint8) * 255)
+    two = schema_values | {"classes": ["ground", "square"]}
+    with pytest.raises(SchemaError, match=r"usecase\.values={ground: 0, square: 255}"):
+        opened(load_task("semantic_segmentation", two), path)
+    named = two | {"values": {"ground": 0, "square": 255}}
+    (data,), fitted, _ = opened(load_task("semantic_segmentation", named), path)
+    assert min(fitted["class_counts"]) > 0
+    assert data.num_train == 13
 
 
 def test_masks_move_with_their_pictures_and_edges_lose_their_label():
