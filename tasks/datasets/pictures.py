@@ -20,7 +20,7 @@ from tasks.datasets import data_root
 from tasks.datasets.images import ImageDataset
 from tasks.errors import DataError
 from tasks.image_classification.pictures import RawPicture
-from tasks.images.arrays import ArrayImage, picture_rows, read_npz_array
+from tasks.images.arrays import ArrayImage, PictureRows, picture_rows, read_npz_array
 from tasks.images.report import ImageReport
 
 TASK = "image_classification"
@@ -35,7 +35,7 @@ def digits() -> ImageDataset:
     def records(report: ImageReport) -> Iterator[RawPicture]:
         bunch = load_digits()
         pixels = np.rint(bunch.images * (255.0 / 16.0)).astype(np.uint8)
-        yield from _rows("digits", pixels, bunch.target, DIGITS, "all")
+        yield from _rows("digits", PictureRows(pixels), bunch.target, DIGITS, "all")
 
     return ImageDataset("digits", TASK, DIGITS, records)
 
@@ -58,7 +58,7 @@ def chest_xray() -> ImageDataset:
 
 def _rows(
     name: str,
-    pixels: NDArray[np.uint8],
+    pixels: PictureRows,
     labels: NDArray[np.int64],
     classes: tuple[str, ...],
     split: str,

@@ -15,10 +15,9 @@ a folder               one sub-folder for each class; with ``train/`` in it, tra
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -122,6 +121,7 @@ def _manifest(
             )
     special = {schema.id_column, schema.label_column}
     seen: set[str] = set()
+    files: set[Path] = set()
     for number, row in enumerate(frame.to_dict("records"), start=2):
         name = str(row[schema.id_column]).strip()
         if not name or name in seen:
@@ -131,7 +131,13 @@ def _manifest(
         seen.add(name)
         groups = {str(k): canonical(v) for k, v in row.items() if k not in special}
         label = canonical(row.get(schema.label_column, "")) or None
-        yield RawPicture(FileImage(_located(path, name), schema.max_pixels), name, label, groups)
+        file = _located(path, name)
+        files.add(file)
+        yield RawPicture(FileImage(file, schema.max_pixels), name, label, groups)
+    for folder in sorted({file.parent for file in files}):
+        for file in sorted(folder.iterdir() if folder.is_dir() else ()):
+            if file.suffix.lower() in SUFFIXES and file not in files:
+                report.add("unlisted", file)
 
 
 def _located(manifest: Path, name: str) -> Path:
@@ -144,12 +150,18 @@ def _located(manifest: Path, name: str) -> Path:
 
 def _npz(path: Path, schema: ImageSchema, split: str, *, labelled: bool) -> Iterator[RawPicture]:
     known = npz_names(path)
-    parts = _PARTS[split] if labelled else ("train", "val", "test")
-    for images_key, labels_key in _npz_keys(path, known, schema, parts):
+    every = _npz_keys(path, known, schema, _PARTS[TRAIN] + _PARTS[HOLDOUT])
+    wanted = _npz_keys(path, known, schema, _PARTS[split]) if labelled else every
+    texts = {key: _npz_labels(path, key) for _, key in every if key in known} if labelled else {}
+    names = class_names({text for part in texts.values() for text in part}, schema)
+    for images_key, labels_key in wanted:
         pixels = picture_rows(read_npz_array(path, images_key), f"{path}: '{images_key}'")
-        labels: Sequence[str | None] = [None] * len(pixels)
+        labels: list[str | None] = [None] * len(pixels)
         if labelled:
-            labels = _npz_labels(path, labels_key, len(pixels), schema)
+            own = texts.get(labels_key) or _npz_labels(path, labels_key)
+            labels = [names.get(text, text) for text in own]
+        if len(labels) != len(pixels):
+            raise DataError(f"{path}: '{labels_key}' holds {len(labels)} labels, not {len(pixels)}")
         prefix = "" if images_key in ("images", schema.images_key) else f"{images_key}/"
         for index, label in enumerate(labels):
             image = ArrayImage(f"{path}:{images_key}", index, pixels)
@@ -172,20 +184,17 @@ def _npz_keys(
     return pairs
 
 
-def _npz_labels(path: Path, key: str, size: int, schema: ImageSchema) -> list[str | None]:
-    labels = read_npz_array(path, key)
-    if labels.size != size:
-        raise DataError(f"{path}: '{key}' has the shape {labels.shape}; expected {size} labels")
-    texts = [canonical(value) for value in labels.reshape(-1).tolist()]
-    return list(class_texts(texts, schema))
+def _npz_labels(path: Path, key: str) -> list[str]:
+    return [canonical(value) for value in read_npz_array(path, key).reshape(-1).tolist()]
 
 
-def class_texts(labels: Sequence[Any], schema: ImageSchema) -> Sequence[str]:
-    """Return labels as class names; whole numbers that name no class count classes from 0."""
-    distinct = set(labels)
-    if distinct <= schema.class_index.keys():
-        return list(labels)
-    names = {str(i): canonical(name) for i, name in enumerate(schema.classes)}
-    if distinct <= names.keys():
-        return [names[label] for label in labels]
-    return list(labels)
+def class_names(labels: Collection[str], schema: ImageSchema) -> Mapping[str, str]:
+    """Return the class that a label stands for, where it is not its name.
+
+    Whole numbers count classes from 0 if no label can only be a name, as the 3 of the classes
+    1, 2, 3, and some can only be a number, as a 0.
+    """
+    places = {str(i): canonical(name) for i, name in enumerate(schema.classes)}
+    distinct, names = set(labels), schema.class_index.keys()
+    only_names, only_places = distinct & names - places.keys(), distinct & places.keys() - names
+    return places if only_places and not only_names else {}

@@ -15,24 +15,47 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tasks.errors import DataError
-from tasks.images.read import ImageFacts
+from tasks.images.read import DIM_BELOW, ImageFacts
 
 MAX_RESIDENT_BYTES = 128 * 2**20
 """Larger arrays are unpacked to a temporary file and read from there row by row."""
 
 
 @dataclass(frozen=True)
-class ArrayImage:
-    """One row of an array of pictures (``refs.ImageRef``).
+class PictureRows:
+    """Pictures that are the rows of an array; each is converted to uint8 when it is asked for.
 
     Parameters
     ----------
-    pixels : array, shape (n, h, w) or (n, h, w, 3), uint8
+    array : array, shape (n, h, w) or (n, h, w, 3)
+        uint8; uint16, of which the high byte is kept; or numbers that ``scale`` brings to 0..255.
+    conversions : tuple of str
+        What converting does, as in ``read``'s table.
     """
+
+    array: NDArray[Any]
+    scale: float = 1.0
+    conversions: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def __getitem__(self, index: int) -> NDArray[np.uint8]:
+        row = np.asarray(self.array[index])
+        if row.dtype == np.uint8:
+            return row
+        if row.dtype == np.uint16:
+            return (row >> 8).astype(np.uint8)
+        return np.rint(row * self.scale).astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class ArrayImage:
+    """One row of an array of pictures (``refs.ImageRef``)."""
 
     origin: str
     index: int
-    pixels: NDArray[np.uint8] = field(repr=False, compare=False)
+    rows: PictureRows = field(repr=False, compare=False)
 
     @property
     def name(self) -> str:
@@ -41,11 +64,12 @@ class ArrayImage:
 
     def inspect(self) -> ImageFacts:
         """Return the size."""
-        return ImageFacts(self.pixels.shape[2], self.pixels.shape[1])
+        height, width = self.rows.array.shape[1:3]
+        return ImageFacts(width, height, self.rows.conversions)
 
     def load(self) -> Image.Image:
         """Return the row as a picture in mode RGB."""
-        return Image.fromarray(np.asarray(self.pixels[self.index])).convert("RGB")
+        return Image.fromarray(self.rows[self.index]).convert("RGB")
 
 
 def npz_names(path: Path) -> list[str]:
@@ -85,8 +109,8 @@ def read_npz_array(path: Path, name: str) -> NDArray[Any]:
             raise DataError(f"{path}: array '{name}' cannot be read: {error}") from None
 
 
-def picture_rows(array: NDArray[Any], where: str) -> NDArray[np.uint8]:
-    """Return pictures as (n, h, w) or (n, h, w, 3), uint8.
+def picture_rows(array: NDArray[Any], where: str) -> PictureRows:
+    """Return an array's pictures; nothing is copied, so that a mapped array stays on disk.
 
     Accepted are channels first or last, uint8, uint16 (the high byte is kept) and floats from 0
     to 1 or from 0 to 255.
@@ -105,14 +129,15 @@ def picture_rows(array: NDArray[Any], where: str) -> NDArray[np.uint8]:
             f"{where} has the shape {array.shape}; expected (n, h, w), (n, h, w, 1) or (n, h, w, 3)"
         )
     if array.dtype == np.uint8:
-        return array
+        return PictureRows(array)
     if array.dtype == np.uint16:
-        return (array >> 8).astype(np.uint8)
+        dim = ("dim",) if 0 < int(array.max()) < DIM_BELOW else ()
+        return PictureRows(array, conversions=("sixteen_bit", *dim))
     if array.dtype.kind in "fiub":
         low, high = float(array.min()), float(array.max())
         if low >= 0 and high <= 255:  # NaN compares false
             scale = 255.0 if array.dtype.kind in "fb" and high <= 1 else 1.0
-            return np.rint(array * scale).astype(np.uint8)
+            return PictureRows(array, scale)
     raise DataError(f"{where} is {array.dtype} beyond 0..255 or not finite; save it as uint8")
 
 

@@ -61,8 +61,8 @@ _UPRIGHT = {
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
 _HAS_NO_32_BIT = ("PNG", "PPM")
 """Formats of which Pillow may open 16-bit pixels in its 32-bit mode."""
-_DIM = 15
-"""High byte of 4095, the brightest of 12 bits."""
+DIM_BELOW = 4096
+"""16-bit pixels that all lie below hold 12 bits or less."""
 
 
 class BadImageError(DataError):
@@ -194,7 +194,7 @@ def _converted(picture: Image.Image, path: Path) -> tuple[Image.Image, tuple[str
     if deep:
         picture = _high_byte(picture)
         conversions.append("sixteen_bit")
-        if 0 < max(high for _, high in _extrema(picture)) <= _DIM:
+        if 0 < max(high for _, high in _extrema(picture)) < DIM_BELOW >> 8:
             conversions.append("dim")
     mode = picture.mode
     names = {"CMYK": "cmyk", "YCCK": "cmyk", "P": "palette", "PA": "palette"}

@@ -13,11 +13,12 @@ from tasks.datasets import images as image_sets
 from tasks.datasets.images import ImageDataset
 from tasks.errors import ConfigError, DataError, SchemaError
 from tasks.image_classification.data import read_site
-from tasks.image_classification.pictures import RawPicture
+from tasks.image_classification.pictures import RawPicture, read_pictures
 from tasks.image_classification.schema import ImageSchema
 from tasks.images import arrays
 from tasks.images.pixels import Geometry
 from tasks.images.refs import GeneratedImage
+from tasks.images.report import ImageReport
 from tasks.registry import load_task
 
 
@@ -85,9 +86,11 @@ def test_arrays_may_have_names_of_their_own(site, schema_values):
 )
 def test_arrays_of_other_kinds_become_bytes(values, expected):
     rows = arrays.picture_rows(values, "x")
-    assert rows.dtype == np.uint8
-    assert rows.ndim == 3
-    assert (rows == expected).all()
+    assert len(rows) == 2
+    assert rows[1].dtype == np.uint8
+    assert rows[1].ndim == 2
+    assert (rows[1] == expected).all()
+    assert ("sixteen_bit" in rows.conversions) is (values.dtype == np.uint16)
 
 
 @pytest.mark.parametrize(
@@ -114,6 +117,49 @@ def test_large_arrays_stay_on_disk(site, schema_values, monkeypatch):
     np.testing.assert_array_equal(mapped, site.arrays()[0])
 
 
+def test_large_arrays_of_other_kinds_are_not_copied(tmp_path, schema_values, monkeypatch):
+    monkeypatch.setattr(arrays, "MAX_RESIDENT_BYTES", 100)
+    path = tmp_path / "x.npz"
+    values = np.arange(20 * 6 * 6, dtype=np.float32).reshape(20, 6, 6) / 720
+    np.savez(path, images=values, labels=np.arange(20) % len(schema_values["classes"]))
+    data = read_site(DataSource("a", str(path)), 0, schema(schema_values))
+    image = data.train.pictures[0].image
+    assert isinstance(image.rows.array, np.memmap)
+    expected = np.rint(values[image.index] * 255)
+    np.testing.assert_array_equal(np.asarray(image.load())[..., 0], expected)
+
+
+def test_dim_arrays_are_noted(tmp_path, schema_values):
+    path = tmp_path / "x.npz"
+    labels = np.arange(20) % len(schema_values["classes"])
+    np.savez(path, images=np.full((20, 6, 6), 4000, np.uint16), labels=labels)
+    notes = read_site(DataSource("a", str(path)), 0, schema(schema_values)).notes
+    assert any("multiply them by 16" in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("classes", "train", "test", "expected"),
+    [
+        (["1", "2", "3"], [0, 1, 2], [1, 2], ["1", "2", "3", "2", "3"]),  # places, by the 0
+        (["1", "2", "3"], [1, 2, 3], [1, 2], ["1", "2", "3", "1", "2"]),  # names, by the 3
+        (["b", "m"], [0, 1, 9], [1], ["b", "m", "9", "m"]),  # one bad label is one bad label
+        (["b", "m"], ["b", "m", "0"], ["m"], ["b", "m", "0", "m"]),
+    ],
+)
+def test_whole_numbers_are_told_from_names_by_all_labels(classes, train, test, expected, tmp_path):
+    path = tmp_path / "x.npz"
+    values = {"train_labels": np.array(train), "test_labels": np.array(test)}
+    for part, labels in (("train", train), ("test", test)):
+        values[f"{part}_images"] = np.zeros((len(labels), 4, 4), np.uint8)
+    np.savez(path, **values)
+    found = [
+        raw.label
+        for split in ("train", "holdout")
+        for raw in read_pictures(path, schema({"classes": classes}), ImageReport(), split)
+    ]
+    assert found == expected
+
+
 def test_objects_and_damaged_files_are_refused(tmp_path, schema_values):
     path = tmp_path / "x.npz"
     np.savez(path, images=np.array([{}, {}], dtype=object), labels=np.zeros(2))
@@ -122,6 +168,18 @@ def test_objects_and_damaged_files_are_refused(tmp_path, schema_values):
     path.write_bytes(b"no archive")
     with pytest.raises(DataError, match=r"cannot be read as \.npz"):
         read_site(DataSource("a", str(path)), 0, schema(schema_values))
+
+
+def test_pictures_without_a_row_are_noted_and_not_used(site, schema_values):
+    path = site.manifest()
+    before = read_site(DataSource("a", str(path)), 0, schema(schema_values))
+    listed = before.train.pictures[0].image.path
+    Image.new("RGB", (8, 8)).save(listed.with_name("stray.png"))
+    after = read_site(DataSource("a", str(path)), 0, schema(schema_values))
+    assert after.num_train == before.num_train
+    assert [n for n in after.notes if n not in before.notes] == [
+        f"1 images have no row in the manifest; not used ({listed.with_name('stray.png')})"
+    ]
 
 
 def test_a_folder_may_name_its_own_holdout(site, schema_values):
@@ -183,7 +241,9 @@ def test_bad_pictures_are_refused_by_name_or_dropped_and_noted(site, schema_valu
             assert counted in text
             assert named in text
     assert data.num_train + data.num_holdout == 36 - 8
-    assert all(str(note).startswith("left out") for note in data.notes)
+    kept = [note for note in data.notes if not str(note).startswith("left out")]
+    assert len(kept) == 1
+    assert "p8.png" in kept[0]  # its row names p9.png
 
 
 def test_converted_pictures_are_noted_and_used(site, schema_values):
