@@ -22,7 +22,7 @@ class BoardObserver:
     """Store a run in the leaderboard's database; does nothing where ``board.url`` is null.
 
     The database is reached, and the page's port bound, before any site is asked for anything. A
-    SQLite file that does not exist yet is made only when the run starts, or the page is served.
+    SQLite file that does not exist yet is made only when the page is served or the run starts.
     """
 
     def __init__(self, config: RunConfig) -> None:
@@ -30,16 +30,16 @@ class BoardObserver:
         self._stack = ExitStack()
         self._store: Store | None = None
         self._run_id: int | None = None
-        if config.board.url is not None and (config.board.serve or not self._can_wait()):
+        if config.board.url is not None and not self._can_wait():
             self._open()
 
     def __enter__(self) -> BoardObserver:
-        if self._store is not None and self._config.board.serve:
+        board = self._config.board
+        if board.url is not None and board.serve:
             from fl_server.leaderboard.web import serve_in_background
 
-            board = self._config.board
             try:
-                handle = serve_in_background(str(board.url), board.host, board.port)
+                handle = serve_in_background(board.url, board.host, board.port)
             except BaseException:
                 self._stack.close()
                 raise

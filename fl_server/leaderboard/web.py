@@ -190,15 +190,14 @@ def serve(
     ConfigError
         If the database cannot be used.
     """
-    with Store(store_url) as store:
-        listener, url = _listen(host, port)
-        with listener:
-            if announce is not None:
-                announce(url)
-            try:
-                _make_server(store).run([listener])
-            except KeyboardInterrupt:
-                return
+    listener, url = _listen(host, port)  # first: a taken port makes no database
+    with listener, Store(store_url) as store:
+        if announce is not None:
+            announce(url)
+        try:
+            _make_server(store).run([listener])
+        except KeyboardInterrupt:
+            return
 
 
 def serve_in_background(store_url: str, host: str, port: int) -> BoardHandle:
@@ -206,11 +205,11 @@ def serve_in_background(store_url: str, host: str, port: int) -> BoardHandle:
 
     The parameters and errors are those of ``serve``. Stop it with ``stop()`` or ``with``.
     """
-    store = Store(store_url)
+    listener, url = _listen(host, port)  # first: a taken port makes no database
     try:
-        listener, url = _listen(host, port)
+        store = Store(store_url)
     except BaseException:
-        store.close()
+        listener.close()
         raise
     handle = BoardHandle(store, listener, url)
     handle.wait_until_started()
