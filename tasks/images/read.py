@@ -167,12 +167,17 @@ def _opened_file(path: Path, max_pixels: int, formats: tuple[str, ...]) -> Itera
 def _header(file: BinaryIO, path: Path, max_pixels: int, formats: tuple[str, ...]) -> Image.Image:
     try:
         return Image.open(file, formats=formats)
-    except UnidentifiedImageError:
-        raise BadImageError("unreadable", path, "is no image of a known format") from None
     except Image.DecompressionBombError:
         raise BadImageError("too_large", path, _limit(max_pixels)) from None
     except Exception as error:  # a damaged header may raise anything in a decoder
-        raise BadImageError("unreadable", path, f"cannot be read ({_reason(error)})") from None
+        # ultralytics replaces Pillow's function by one that then fails to import another decoder
+        if isinstance(error, UnidentifiedImageError) or isinstance(
+            error.__context__, UnidentifiedImageError
+        ):
+            detail = "is no image of a known format"
+        else:
+            detail = f"cannot be read ({_reason(error)})"
+        raise BadImageError("unreadable", path, detail) from None
 
 
 def _converted(picture: Image.Image, path: Path) -> tuple[Image.Image, tuple[str, ...]]:

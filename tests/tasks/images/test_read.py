@@ -123,6 +123,24 @@ def test_junk_is_said_to_be_no_image(suffix, tmp_path):
     assert caught.value.kind == "unreadable"
 
 
+def test_junk_is_no_image_whatever_another_package_makes_of_pillow(tmp_path, monkeypatch):
+    path = tmp_path / "a.png"
+    path.write_bytes(b"not a picture at all")
+    plain = Image.open
+
+    def with_more_formats(*arguments, **options):
+        try:
+            return plain(*arguments, **options)
+        except Image.UnidentifiedImageError:
+            import no_such_decoder  # as ultralytics does with one for HEIF
+
+            return no_such_decoder
+
+    monkeypatch.setattr(Image, "open", with_more_formats)
+    with pytest.raises(BadImageError, match="is no image of a known format"):
+        read_image(path)
+
+
 def test_missing_picture_is_named(tmp_path):
     with pytest.raises(BadImageError, match=r"gone\.png: No such file") as caught:
         read_image(tmp_path / "gone.png")
