@@ -6,22 +6,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from tasks.contract import Arrays
 from tasks.detection.augment import Augment
 from tasks.detection.pixels import Square, Target, boxed
 from tasks.detection.schema import DetectionSchema
 from tasks.errors import DivergedError
-from tasks.images.network import FLOAT32
 from tasks.images.norms import named_statistics
 from tasks.metrics.detection import Detections
 from tasks.torch_layers import NORMS
-from tasks.weight_forms import require_form, require_names
+from tasks.torch_state import TravellingState, default_device
 
 SCORE_FLOOR = 0.001
 """Least score of a detection that counts at all: average precision needs the low ones too."""
@@ -61,7 +58,7 @@ class Network(Protocol):
         """
 
 
-class DetectionModel:
+class DetectionModel(TravellingState):
     """A detector with its preprocessing (``contract.Model``).
 
     What travels are the trainable parameters and the running statistics of batch normalisation;
@@ -79,40 +76,18 @@ class DetectionModel:
         self.network = network
         self.schema = schema
         self.augment = augment
-        self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = device or default_device()
         self.module.to(self.device)
         named = {n: p for n, p in self.module.named_parameters() if p.requires_grad}
         self.parameters = list(named.values())
-        self._state: dict[str, torch.Tensor] = {n: p.detach() for n, p in named.items()}
-        self._state |= dict(named_statistics(self.module))
+        statistics = dict(named_statistics(self.module))
+        super().__init__({n: p.detach() for n, p in named.items()} | statistics)
         self.module.eval()
 
     @property
     def module(self) -> nn.Module:
         """The PyTorch module."""
         return self.network.module
-
-    def arrays(self) -> Arrays:
-        """Return the weights by name (copies, float32)."""
-        return {name: np.array(tensor.cpu().numpy()) for name, tensor in self._state.items()}
-
-    def load(self, arrays: Arrays) -> None:
-        """Set the weights.
-
-        Raises
-        ------
-        ReplyError
-            If a name, shape or dtype differs.
-        """
-        self.check(arrays)
-        for name, tensor in self._state.items():
-            tensor.copy_(torch.tensor(arrays[name]))
-
-    def check(self, arrays: Arrays) -> None:
-        """Raise ReplyError unless names, shapes and dtypes are those of the weights."""
-        require_names(arrays, self._state)
-        for name, tensor in self._state.items():
-            require_form(name, arrays[name], tuple(tensor.shape), FLOAT32)
 
     def layer_kinds(self) -> dict[str, str]:
         """Return each weight's kind: ``norm``, ``head`` or ``body``."""
@@ -124,10 +99,6 @@ class DetectionModel:
             return "head" if name.startswith(self.network.head) else "body"
 
         return {name: kind(name) for name in self._state}
-
-    def is_finite(self) -> bool:
-        """Say whether every weight is a number."""
-        return all(bool(torch.isfinite(tensor).all()) for tensor in self._state.values())
 
     def loss(self, images: torch.Tensor, targets: Sequence[Target]) -> torch.Tensor:
         """Return the mean loss of a batch; images (b, 3, s, s) in [0, 1], on any device."""

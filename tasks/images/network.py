@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
 import torch
 from torch import nn
 
-from tasks.contract import Arrays
 from tasks.errors import ConfigError
 from tasks.images.norms import named_statistics, use_running_statistics
 from tasks.torch_layers import layer_kinds
-from tasks.weight_forms import require_form, require_names
-
-FLOAT32 = np.dtype(np.float32)
+from tasks.torch_state import TravellingState, default_device
 
 
-class ImageNetwork:
+class ImageNetwork(TravellingState):
     """A PyTorch module whose state travels (``contract.Model``, ``contract.LayeredModel``).
 
     What travels is float32: every parameter, those that are frozen too, and the running
@@ -26,36 +22,13 @@ class ImageNetwork:
     """
 
     def __init__(self, module: nn.Module, device: torch.device | None = None) -> None:
-        self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = device or default_device()
         self.module = module.to(self.device)
         self.parameters = [p for p in module.parameters() if p.requires_grad]
-        self._state: dict[str, torch.Tensor] = {
-            name: parameter.detach() for name, parameter in module.named_parameters()
-        } | dict(named_statistics(module))
-        self._has_statistics = any(True for _ in named_statistics(module))
+        statistics = dict(named_statistics(module))
+        super().__init__({n: p.detach() for n, p in module.named_parameters()} | statistics)
+        self._has_statistics = bool(statistics)
         self.module.eval()
-
-    def arrays(self) -> Arrays:
-        """Return the weights by name (copies, float32)."""
-        return {name: np.array(tensor.cpu().numpy()) for name, tensor in self._state.items()}
-
-    def load(self, arrays: Arrays) -> None:
-        """Set the weights.
-
-        Raises
-        ------
-        ReplyError
-            If a name, shape or dtype differs.
-        """
-        self.check(arrays)
-        for name, tensor in self._state.items():
-            tensor.copy_(torch.tensor(arrays[name]))
-
-    def check(self, arrays: Arrays) -> None:
-        """Raise ReplyError unless names, shapes and dtypes are those of the weights."""
-        require_names(arrays, self._state)
-        for name, tensor in self._state.items():
-            require_form(name, arrays[name], tuple(tensor.shape), FLOAT32)
 
     def layer_kinds(self) -> dict[str, str]:
         """Return each weight's kind: ``norm``, ``head`` or ``body``."""

@@ -177,7 +177,7 @@ class SemanticSegmentation:
             cast(SegmentationModel, model),
             cast(SegmentationData, data).holdout.scenes,
         )
-        if not all(np.isfinite(array).all() for array in network.arrays().values()):
+        if not network.is_finite():
             raise DivergedError("a weight of the model is not finite; lower train.lr")
         found = predicted_masks(network, [scene.image for scene in scenes])
         size, near = len(self.schema.classes), self.schema.boundary_tolerance
