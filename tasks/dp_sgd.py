@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.overrides import TorchFunctionMode
 
 from tasks.contract import LocalObjective, TrainConfig, TrainOutcome
 from tasks.errors import ConfigError
@@ -34,6 +35,22 @@ from tasks.torch_training import (
     objective_step,
     optimizer_step,
 )
+
+_OVERWRITES = {torch.Tensor.add_: torch.add, torch.Tensor.mul_: torch.mul}
+
+
+class _OutOfPlace(TorchFunctionMode):
+    """Let ``a += b`` and activations in place make new tensors: opacus' hooks keep the old ones."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        options = dict(kwargs or {})
+        if args and isinstance(args[0], torch.Tensor) and args[0].requires_grad:
+            func = _OVERWRITES.get(func, func)
+            if options.get("inplace"):
+                options["inplace"] = False
+        return func(*args, **options)
 
 
 def train_privately(
@@ -66,7 +83,9 @@ def train_privately(
     rate, steps = private_steps(num_examples, config)
     adjust, step = objective_step(model, objective), optimizer_step(model.parameters, config)
     generator = torch.Generator().manual_seed(secrets.randbits(63))
-    with per_example_gradients(model, config, rate * num_examples, generator) as noised:
+    device = next(model.module.parameters()).device
+    noise = torch.Generator(device).manual_seed(secrets.randbits(63))
+    with per_example_gradients(model, config, rate * num_examples, noise) as noised:
         for _ in range(steps):
             index = torch.nonzero(torch.rand(num_examples, generator=generator) < rate).flatten()
             gradients = noised(batch_loss, index)
@@ -83,7 +102,10 @@ def train_privately(
 def per_example_gradients(
     model: TorchModel, config: TrainConfig, expected_batch: float, generator: torch.Generator
 ) -> Iterator[Any]:
-    """Yield a function from (batch loss, example numbers) to clipped and noised gradients."""
+    """Yield a function from (batch loss, example numbers) to clipped and noised gradients.
+
+    ``generator`` draws the noise, on the model's device.
+    """
     try:
         from opacus import GradSampleModule  # type: ignore[import-untyped]
         from opacus.optimizers import DPOptimizer  # type: ignore[import-untyped]
@@ -96,7 +118,8 @@ def per_example_gradients(
     try:
         hooked = GradSampleModule(model.module, loss_reduction="mean")
     except NotImplementedError as error:
-        raise ConfigError(f"opacus cannot take this model apart: {error}") from None
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(f"opacus cannot take this model apart: {reason}") from None
     optimizer = DPOptimizer(
         torch.optim.SGD(parameters, lr=0.0),  # never steps; the run's own optimiser does
         noise_multiplier=noise.noise_multiplier,
@@ -111,7 +134,9 @@ def per_example_gradients(
             with warnings.catch_warnings():
                 # the inputs need no gradient; opacus' hooks do not ask for it
                 warnings.filterwarnings("ignore", message="Full backward hook is firing")
-                batch_loss(index).backward()  # type: ignore[no-untyped-call]
+                with _OutOfPlace():
+                    loss = batch_loss(index)
+                loss.backward()  # type: ignore[no-untyped-call]
         else:  # a Poisson batch may be empty; its noise must be added all the same
             for parameter in parameters:
                 setattr(parameter, "grad_sample", torch.zeros((0, *parameter.shape)))  # noqa: B010

@@ -119,7 +119,7 @@ def protected(strategy: Strategy, privacy: Privacy) -> Strategy:
 def _check_local(strategy: Strategy, task: Task, train: TrainConfig) -> None:
     name = type(strategy).__name__
     if not getattr(task, "trains_privately", False):
-        raise ConfigError("privacy=local_dpsgd is there for the tabular tasks only")
+        raise ConfigError("privacy=local_dpsgd is there for tables and image classification")
     if train.grad_clip is not None:
         raise ConfigError(
             "train.grad_clip clips a mini-batch's gradient, and privacy=local_dpsgd each row's, "

@@ -22,6 +22,7 @@ from tasks.contract import (
     TrainConfig,
     TrainOutcome,
 )
+from tasks.dp_sgd import train_privately
 from tasks.errors import ConfigError, DataError
 from tasks.image_classification.data import ImageData, read_site
 from tasks.image_classification.export import export_site
@@ -33,6 +34,7 @@ from tasks.image_classification.schema import ImageSchema
 from tasks.images.builders import seeded
 from tasks.images.loader import PixelLoader
 from tasks.images.preprocess import fitted_values
+from tasks.images.private import require_private
 from tasks.images.report import ImageReport
 from tasks.images.weights import start_from_file
 from tasks.metrics import classification_stats, finalise_classification
@@ -57,6 +59,7 @@ class ImageClassification:
     """
 
     calibrates_logits = True
+    trains_privately = True
 
     def __init__(self, schema: Mapping[str, Any]) -> None:
         self.schema = ImageSchema.from_mapping(schema)
@@ -73,6 +76,8 @@ class ImageClassification:
                 f"model '{spec.name}' with {dict(spec.params)} does not fit in memory"
             ) from None
         start_from_file(model, spec)
+        if config.dp is not None:
+            require_private(model, self.schema.geometry.shape, config, spec.name)
 
     def read(self, source: DataSource, split_seed: int) -> ImageData:
         """Read and split one site's folder, manifest, ``.npz`` file or named pictures."""
@@ -104,7 +109,8 @@ class ImageClassification:
     ) -> TrainOutcome:
         """Train in place on the site's training pictures.
 
-        ``seed`` decides the order of the pictures, every augmentation and every dropped unit.
+        ``seed`` decides the order of the pictures, every augmentation and every dropped unit; in
+        private training only the latter two.
         """
         network, split = cast(ImageClassifier, model), cast(ImageData, data).train
         preprocess = network.preprocess
@@ -121,6 +127,8 @@ class ImageClassification:
 
         generator = torch.Generator().manual_seed(seed)
         with seeded(seed):
+            if config.dp is not None:
+                return train_privately(network, len(split), batch_loss, config, objective=objective)
             return run_training(
                 network, len(split), batch_loss, config, objective=objective, generator=generator
             )

@@ -22,6 +22,7 @@ from tasks.images.builders import (
 from tasks.images.network import ImageNetwork, require_input
 from tasks.images.norms import set_norms
 from tasks.images.preprocess import Preprocess
+from tasks.images.private import mixes_examples
 from tasks.tabular.schema import suggest
 
 SIMPLE = "simple_cnn"
@@ -43,6 +44,11 @@ class ImageClassifier(ImageNetwork):
     def __init__(self, module: nn.Module, preprocess: Preprocess) -> None:
         super().__init__(module)
         self.preprocess = preprocess
+
+    @property
+    def trains_privately(self) -> bool:
+        """Whether no layer mixes the pictures of a mini-batch."""
+        return not mixes_examples(self.module)
 
 
 def build_model(spec: ModelSpec, fitted: Fitted, seed: int) -> ImageClassifier:
