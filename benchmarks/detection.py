@@ -117,7 +117,7 @@ def steps_a_round(arguments: argparse.Namespace) -> list[int]:
 
 def pooled(arguments: argparse.Namespace) -> tuple[Any, list[Any], Any, Any]:
     """Return the task, the sites' data, the fitted preprocessing and the configuration."""
-    from fl_server.compose import compose_overrides
+    from fl_server.config.compose import compose_overrides
     from tasks.contract import DataSource, Partition
     from tasks.registry import load_task
     from tasks.stats import Stats
@@ -139,7 +139,7 @@ def central(arguments: argparse.Namespace) -> dict[str, Any]:
     from dataclasses import replace
 
     from tasks.contract import LocalObjective
-    from tasks.detection.data import DetectionData
+    from tasks.object_detection.data import DetectionData
 
     task, sites, fitted, config = pooled(arguments)
     train = [item for site in sites for item in site.train]

@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 from measure import save, show
 
-from fl_server.app import execute
-from fl_server.compose import compose_overrides
-from fl_server.config import RunConfig
-from fl_server.simulation import InProcessGrid
+from fl_server.config.compose import compose_overrides
+from fl_server.config.run_config import RunConfig
+from fl_server.runtimes.execution import execute
+from fl_server.runtimes.simulation import InProcessGrid
 from tasks.contract import DataSource, LocalObjective, Partition, child_seed
 from tasks.registry import load_task
 from tasks.stats import Stats

@@ -77,8 +77,8 @@ def run_fedleague(folder: Path, clients: int, rounds: int) -> tuple[float, float
     """Run what `fl-server usecase=tabular_classification` runs, on one table cut into clients."""
     from safetensors.numpy import save_file
 
-    from fl_server.compose import compose_overrides
-    from fl_server.runtimes import launch
+    from fl_server.config.compose import compose_overrides
+    from fl_server.runtimes.launch import launch
 
     save_file(digits.read_weights(folder), folder / "weights.safetensors")
     table = str(folder / "table.csv")

@@ -23,11 +23,11 @@ from typing import Any
 import numpy as np
 from measure import save, show
 
-from fl_server.app import execute
-from fl_server.checks import check_run
-from fl_server.compose import compose_overrides
-from fl_server.simulation import InProcessGrid
-from tasks.errors import FedleagueError
+from fl_common.errors import FedleagueError
+from fl_server.config.compatibility import check_run
+from fl_server.config.compose import compose_overrides
+from fl_server.runtimes.execution import execute
+from fl_server.runtimes.simulation import InProcessGrid
 
 CONF = Path(__file__).parents[1] / "conf" / "strategy"
 SETTLED = 5

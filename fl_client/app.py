@@ -15,13 +15,16 @@ from dataclasses import replace
 from flwr.app import ArrayRecord, Context, Message
 from flwr.clientapp import ClientApp
 
-from fl_client import runner, secure
-from fl_client.egress import egress_guard
-from fl_client.locate import site_of
-from fl_client.memory import memory_of
-from fl_client.site import SiteConfig
-from fl_client.state import RoundState, open_state
-from strategies.messages import (
+from fl_client import runner
+from fl_client import secagg_client as secure
+from fl_client.egress.guard import egress_guard
+from fl_client.policy.site import SiteConfig
+from fl_client.site_lookup import site_of
+from fl_client.state.memory import memory_of
+from fl_client.state.round_state import RoundState, open_state
+from fl_common.errors import PolicyError, ReplyError
+from strategies.privacy.summands import evaluate_summands, train_summands
+from strategies.wire.messages import (
     ARRAYS,
     EXTRA,
     JOB,
@@ -36,9 +39,7 @@ from strategies.messages import (
     pack_arrays,
     unpack_arrays,
 )
-from strategies.privacy.summands import evaluate_summands, train_summands
 from tasks.contract import Arrays
-from tasks.errors import PolicyError, ReplyError
 
 
 class GuardedApp(ClientApp):
@@ -68,7 +69,7 @@ def fit(message: Message, context: Context) -> Message:
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
-    """Run the strategy's client half on the site's training rows.
+    """Run the strategy's client update on the site's training rows.
 
     What the site remembers is kept before the reply leaves: the server never has a change of
     which the site may lose its half.
@@ -115,7 +116,7 @@ def evaluate(message: Message, context: Context) -> Message:
     state = open_state(context, site, job, before=_from(config, number + 1)) if number else None
     reply = runner.evaluate(site, job, _weights(message), state)
     if Job.from_json(job).secagg:
-        return secure.opened(message, context, evaluate_summands(reply, runner.blank(job)))
+        return secure.opened(message, context, evaluate_summands(reply, runner.empty_stats(job)))
     return Message(reply.to_records(), reply_to=message)
 
 

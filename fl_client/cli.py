@@ -14,8 +14,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from tasks.errors import ConfigError, FedleagueError
-from tasks.exits import explained, friendly_errors
+from fl_common.cli_errors import explained, friendly_errors
+from fl_common.errors import ConfigError, FedleagueError
 
 CLIENT_KEYS = ("site", "server", "ca", "key", "insecure", "max_wait_seconds", "threads")
 
@@ -42,9 +42,9 @@ def _run(config: DictConfig) -> None:
 
 def _serve(raw: dict[str, Any]) -> None:
     from fl_client.app import app
-    from fl_client.node import NodeConfig, run_node
-    from fl_client.site import read_site
-    from tasks.torch_runtime import limit_threads
+    from fl_client.link.node import NodeConfig, run_node
+    from fl_client.policy.site import read_site
+    from tasks.networks.threads import limit_threads
 
     threads, wait = _threads(raw["threads"]), _wait(raw["max_wait_seconds"])
     if not isinstance(raw["insecure"], bool):

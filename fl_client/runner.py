@@ -16,14 +16,16 @@ from typing import Any, cast
 
 import numpy as np
 
-from fl_client.ledger import Ledger
-from fl_client.memory import memory_of
-from fl_client.policy import Policy
-from fl_client.site import SiteConfig
-from strategies.compression import applies, encode
-from strategies.local import LocalResult, LocalRound, SiteState
-from strategies.messages import EvaluateReply, Job, SiteReply
-from strategies.registry import client_half, personaliser
+from fl_client.policy.policy import Policy
+from fl_client.policy.site import SiteConfig
+from fl_client.state.memory import memory_of
+from fl_client.state.privacy_budget import PrivacyBudget
+from fl_common.errors import DataError, PolicyError, ReplyError
+from strategies.local import LocalResult, LocalRound
+from strategies.registry import client_update, personaliser
+from strategies.site_state import SiteState
+from strategies.wire.compression import applies, encode
+from strategies.wire.messages import EvaluateReply, Job, SiteReply
 from tasks.contract import (
     Arrays,
     DataSource,
@@ -35,11 +37,10 @@ from tasks.contract import (
     TrainOutcome,
     child_seed,
 )
-from tasks.errors import DataError, PolicyError, ReplyError
-from tasks.growing import GrowingModel
 from tasks.registry import load_task
-from tasks.stamps import stamp
+from tasks.sites.file_version import file_version
 from tasks.stats import Stats
+from tasks.trees.variable_size import VariableSizeModel
 
 log = logging.getLogger("fedleague.site")
 
@@ -72,12 +73,12 @@ def train(
     config: Mapping[str, object],
     state: SiteState,
 ) -> LocalResult:
-    """Run the strategy's client half on the site's training rows.
+    """Run the strategy's client update on the site's training rows.
 
     Parameters
     ----------
     received : (weights, extra)
-        The model, and further arrays of the strategy's server half.
+        The model, and further arrays of the strategy's server update.
     config : mapping
         The round's scalars; ``server-round`` seeds the batch order.
     """
@@ -85,7 +86,7 @@ def train(
     if not site.policy.weights_may_leave:
         raise PolicyError("policy.weights_may_leave is false: this site only evaluates")
     job = Job.from_json(job_text)
-    half = client_half(job.strategy, site.policy.custom_code)
+    half = client_update(job.strategy, site.policy.custom_code)
     arrays, extra = received
     model = _model(job_text)
     model.load(arrays)
@@ -94,14 +95,14 @@ def train(
         job.seed, "train", site.name, server_round if isinstance(server_round, int) else 0
     )
     ledger = _ledger(site, job_text, state)
-    task = cast(Task, _BoundedTask(task, site.policy, ledger, job.train))
+    task = cast(Task, _PolicyTask(task, site.policy, ledger, job.train))
     return half(LocalRound(task, model, data, job.train, arrays, config, seed, state, extra))
 
 
-def growing_model(job_text: str) -> GrowingModel | None:
+def variable_size_model(job_text: str) -> VariableSizeModel | None:
     """Return the job's model where it judges its own replies, for the egress guard."""
     model = _model(job_text)
-    return model if isinstance(model, GrowingModel) else None
+    return model if isinstance(model, VariableSizeModel) else None
 
 
 def evaluate(
@@ -123,9 +124,9 @@ def evaluate(
     return EvaluateReply(stats, data.num_holdout)
 
 
-def blank(job_text: str) -> Stats:
+def empty_stats(job_text: str) -> Stats:
     """Return all-zero metric summands: the layout of a masked evaluation."""
-    return _task(job_text).blank(_model(job_text))
+    return _task(job_text).empty_stats(_model(job_text))
 
 
 def compressed(
@@ -158,17 +159,19 @@ def spent_epsilon(site: SiteConfig, job_text: str, state: SiteState) -> float | 
     return spent if math.isfinite(spent) else None
 
 
-def _ledger(site: SiteConfig, job_text: str, state: SiteState) -> Ledger:
+def _ledger(site: SiteConfig, job_text: str, state: SiteState) -> PrivacyBudget:
     """Return the site's ledger; without one, the run's own file: a replayed round spends twice."""
     memory = memory_of(site, job_text)
     run_file = memory.ledger if memory is not None else None
-    return Ledger(site.policy, site.ledger or run_file, state)
+    return PrivacyBudget(site.policy, site.ledger or run_file, state)
 
 
-class _BoundedTask:
-    """A task that trains no more than policy and budget allow, whatever a client half reads."""
+class _PolicyTask:
+    """A task that trains no more than policy and budget allow, whatever a client update reads."""
 
-    def __init__(self, task: Task, policy: Policy, ledger: Ledger, asked: TrainConfig) -> None:
+    def __init__(
+        self, task: Task, policy: Policy, ledger: PrivacyBudget, asked: TrainConfig
+    ) -> None:
         self._task = task
         self._policy = policy
         self._ledger = ledger
@@ -187,10 +190,10 @@ class _BoundedTask:
     ) -> TrainOutcome:
         self._policy.check_train(config)
         if config.dp != self._asked.dp:
-            raise PolicyError("the client half would train with other noise than the job says")
+            raise PolicyError("the client update would train with other noise than the job says")
         if config.dp is not None and not getattr(model, "trains_privately", False):
             raise PolicyError("this model cannot be trained with differential privacy")
-        self._ledger.charge(config, data.num_train)
+        self._ledger.spend(config, data.num_train)
         return self._task.train(model, data, config, objective, seed)
 
 
@@ -243,7 +246,7 @@ _readings: OrderedDict[DataSource, tuple[tuple[object, ...], SiteData]] = Ordere
 def _data(task_name: str, schema: str, source: DataSource, split_seed: int) -> SiteData:
     """Read a site's rows, or return the last reading if neither job nor file has changed."""
     seed = split_seed if source.split_seed is None else source.split_seed
-    asked = (task_name, schema, seed, stamp(source.train), stamp(source.holdout))
+    asked = (task_name, schema, seed, file_version(source.train), file_version(source.holdout))
     known = _readings.get(source)
     if known is not None and known[0] == asked:
         return known[1]

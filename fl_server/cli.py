@@ -14,8 +14,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from tasks.errors import ConfigError, FedleagueError
-from tasks.exits import explained, friendly_errors
+from fl_common.cli_errors import explained, friendly_errors
+from fl_common.errors import ConfigError, FedleagueError
 
 _failures: list[FedleagueError] = []
 
@@ -23,11 +23,11 @@ _failures: list[FedleagueError] = []
 @hydra.main(version_base="1.3", config_path="pkg://conf", config_name="server")
 def _run(config: DictConfig) -> float | None:
     """Run one job; its score is the return value, which Hydra's sweepers read."""
-    from fl_server.app import quiet_flower
-    from fl_server.checkpoint import write_atomically
-    from fl_server.compose import strategy_name
-    from fl_server.config import freeze
-    from fl_server.runtimes import launch
+    from fl_server.config.compose import strategy_name
+    from fl_server.config.run_config import freeze
+    from fl_server.results.checkpoint import write_atomically
+    from fl_server.runtimes.execution import quiet_flower
+    from fl_server.runtimes.launch import launch
 
     quiet_flower()
     job = HydraConfig.get()
@@ -55,7 +55,7 @@ def _run(config: DictConfig) -> float | None:
 
 def main() -> None:
     """Entry point of ``fl-server``."""
-    from fl_server.compose import known_options
+    from fl_server.config.compose import known_options
 
     # A strategy of one's own is a module in this folder; last, so that it shadows nothing.
     sys.path.append(os.getcwd())

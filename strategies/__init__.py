@@ -1,1 +1,1 @@
-"""How rounds are combined: each strategy's server half and client half in one file."""
+"""How rounds are combined: each strategy's server update and client update in one file."""

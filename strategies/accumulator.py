@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fl_common.errors import ReplyError
 from tasks.contract import Arrays
-from tasks.errors import ReplyError
 
 
 class WeightedMean:
-    """Fold weighted models one by one; ``result`` is their mean.
+    """RoundMean weighted models one by one; ``result`` is their mean.
 
     Sums are kept in float64. A float32 weight times an integer count below 2**29 is exact there,
     so the mean of one model is that model bit for bit, and the order in which replies arrive

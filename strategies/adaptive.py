@@ -20,7 +20,7 @@ from flwr.serverapp.strategy.fedopt import FedOpt
 
 from strategies.arguments import check_number
 from strategies.fedavg import FedAvg
-from strategies.messages import unpack_arrays
+from strategies.wire.messages import unpack_arrays
 
 
 class AdaptiveStep(FedOpt):
@@ -58,6 +58,6 @@ class AdaptiveStep(FedOpt):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Fold replies, then take the adaptive step."""
+        """RoundMean replies, then take the adaptive step."""
         moved, metrics = super().aggregate_train(server_round, replies)
         return cast(FedAvg, self).averaged(moved), metrics

@@ -6,7 +6,7 @@ import math
 from numbers import Integral, Real
 from typing import Any
 
-from tasks.errors import ConfigError
+from fl_common.errors import ConfigError
 
 
 def check_number(

@@ -21,8 +21,8 @@ from flwr.serverapp import strategy as flower
 
 from strategies.arguments import check_whole_or_null
 from strategies.fedavg import local_update
-from strategies.messages import pack_arrays
 from strategies.robust import krum_scores, models_of, squared_distances, tolerated
+from strategies.wire.messages import pack_arrays
 from tasks.contract import Array, Arrays
 
 __all__ = ["Bulyan", "local_update"]
@@ -37,7 +37,7 @@ class Bulyan(flower.Bulyan):
         f; None: as many as the replies of a round allow.
     """
 
-    client_half: ClassVar[str] = "fedavg"
+    client_update: ClassVar[str] = "fedavg"
     needs_single_updates: ClassVar[bool] = True
 
     def __init__(self, num_malicious_nodes: int | None = None, **kwargs: Any) -> None:

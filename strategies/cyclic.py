@@ -17,7 +17,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from strategies.fedavg import FedAvg, local_update
-from strategies.messages import ROUND
+from strategies.wire.messages import ROUND
 
 __all__ = ["CyclicWeightTransfer", "local_update"]
 

@@ -14,7 +14,8 @@ from typing import Any, ClassVar
 
 from strategies.arguments import check_number
 from strategies.fedavg import FedAvg
-from strategies.local import LocalResult, LocalRound, Scalar, SiteState
+from strategies.local import LocalResult, LocalRound, Scalar
+from strategies.site_state import SiteState
 from tasks.contract import Arrays, LocalObjective
 
 LAMBDA, OWN = "ditto-lambda", "ditto"
@@ -25,19 +26,19 @@ class Ditto(FedAvg):
 
     Parameters
     ----------
-    strength : float, >= 0
+    lam : float, >= 0
         lambda; 0 trains alone, a large one stays at the global model.
     """
 
-    client_half: ClassVar[str] = "ditto"
+    client_update: ClassVar[str] = "ditto"
 
-    def __init__(self, strength: float = 0.1, **kwargs: Any) -> None:
+    def __init__(self, lam: float = 0.1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.strength = check_number("strength", strength, least=0)
+        self.lam = check_number("lam", lam, least=0)
 
     def round_config(self) -> Mapping[str, Scalar]:
         """Tell the sites lambda."""
-        return {LAMBDA: self.strength}
+        return {LAMBDA: self.lam}
 
 
 def local_update(local: LocalRound) -> LocalResult:

@@ -16,7 +16,7 @@ from flwr.serverapp import strategy as flower
 
 from strategies.adaptive import AdaptiveStep
 from strategies.fedavg import FedAvg, local_update
-from strategies.messages import pack_arrays
+from strategies.wire.messages import pack_arrays
 
 __all__ = ["FedAdam", "local_update"]
 
@@ -32,7 +32,7 @@ class FedAdam(AdaptiveStep, flower.FedAdam, FedAvg):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Fold replies, then take the adaptive step."""
+        """RoundMean replies, then take the adaptive step."""
         mean, metrics = FedAvg.aggregate_train(self, server_round, replies)
         if mean is None or self.v_t is None:
             return None, metrics

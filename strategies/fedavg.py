@@ -15,12 +15,12 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp import strategy as flower
 
-from strategies.folding import Fold, fold_replies, number
+from fl_common.errors import ConfigError
+from strategies.arrays import statistics
 from strategies.local import LocalResult, LocalRound, Scalar
-from strategies.messages import EXTRA, PROXIMAL_MU, pack_arrays, unpack_arrays
-from strategies.weights import statistics
+from strategies.streaming_mean import RoundMean, fold_replies, number
+from strategies.wire.messages import EXTRA, PROXIMAL_MU, pack_arrays, unpack_arrays
 from tasks.contract import Arrays, LocalObjective
-from tasks.errors import ConfigError
 
 
 class FedAvg(flower.FedAvg):
@@ -32,15 +32,15 @@ class FedAvg(flower.FedAvg):
     A strategy overrides what it needs of ``round_config``, ``extra``, ``expected_extra``,
     ``weight`` and ``update``. Its state is plain attributes (arrays by name, numbers, ``None``
     before the first round) that are replaced, never changed in place: then a failed round is
-    undone and a killed run resumes (``strategies.state``).
+    undone and a killed run resumes (``strategies.snapshot``).
 
     Attributes
     ----------
-    client_half : str
+    client_update : str
         Name in ``strategies.registry``, or ``module:function``.
-    transient : tuple of str
+    not_saved : tuple of str
         Attributes that mean something only within a round.
-    paired : tuple of str
+    tied_to_clients : tuple of str
         State that mirrors the sites' memories; dropped (to None) when these are lost.
     needs_single_updates : bool
         Whether the rule must see each site's update (no secure aggregation then).
@@ -52,15 +52,15 @@ class FedAvg(flower.FedAvg):
         in them.
     """
 
-    client_half: ClassVar[str] = "fedavg"
+    client_update: ClassVar[str] = "fedavg"
     needs_single_updates: ClassVar[bool] = False
-    transient: ClassVar[tuple[str, ...]] = (
+    not_saved: ClassVar[tuple[str, ...]] = (
         "sent_record",
         "num_sites",
         "num_examples",
         "statistics",
     )
-    paired: ClassVar[tuple[str, ...]] = ()
+    tied_to_clients: ClassVar[tuple[str, ...]] = ()
     weighting: str = "examples"
     sent_record: ArrayRecord | None = None
     num_sites: int = 0
@@ -73,7 +73,7 @@ class FedAvg(flower.FedAvg):
         return unpack_arrays(self.sent_record) if self.sent_record is not None else {}
 
     def round_config(self) -> Mapping[str, Scalar]:
-        """Return scalars for the client half."""
+        """Return scalars for the client update."""
         return {}
 
     def extra(self) -> Arrays:
@@ -88,7 +88,7 @@ class FedAvg(flower.FedAvg):
         """Return a reply's weight in the means."""
         return 1.0 if self.weighting == "uniform" else number(metrics, self.weighted_by_key)
 
-    def share(self, fold: Fold) -> float:
+    def participation(self, fold: RoundMean) -> float:
         """Return the replies' share of the federation, in the weights of the means.
 
         With it a mean over the replies updates a mean over all sites: sum_k p_k c_k changes by
@@ -98,7 +98,7 @@ class FedAvg(flower.FedAvg):
             return fold.num_replies / self.num_sites
         return fold.weight / self.num_examples
 
-    def update(self, fold: Fold) -> Arrays:
+    def update(self, fold: RoundMean) -> Arrays:
         """Return the new model."""
         return fold.mean
 
@@ -120,7 +120,7 @@ class FedAvg(flower.FedAvg):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Fold replies into weighted means, then apply ``update``."""
+        """RoundMean replies into weighted means, then apply ``update``."""
         fold = fold_replies(replies, self.weight)
         if fold is None:
             return None, None
@@ -155,7 +155,7 @@ def checked_weighting(weighting: str) -> str:
 def local_update(local: LocalRound) -> LocalResult:
     """Train from the received weights.
 
-    A server half that sets ``proximal-mu`` (Flower's FedProx) gets its proximal term:
+    A server update that sets ``proximal-mu`` (Flower's FedProx) gets its proximal term:
     Li et al., "Federated Optimization in Heterogeneous Networks", MLSys 2020, eq. 2.
     """
     mu = local.number(PROXIMAL_MU, 0.0)

@@ -29,7 +29,7 @@ class FedBN(FedAvg):
         What stays local (``strategies.personal.select_layers``).
     """
 
-    client_half: ClassVar[str] = "fedbn"
+    client_update: ClassVar[str] = "fedbn"
 
     def __init__(self, layers: str = "kind:norm", **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -8,8 +8,8 @@ Asynchronous Aggregation", AISTATS 2022 (arXiv:2106.06639), Algorithm 1::
 
 A round of the loop is one step: it ends with the K-th reply, whichever sites these come from. Who
 has not replied goes on training on its old model, is not asked anything meanwhile, and counts with
-the weight of its age in the round in which its reply comes (``fl_server.open_exchange``). Its
-held-out rows are missing from the scores until then; the last round waits for every site.
+the weight of its age in the round in which its reply comes. Its held-out rows are missing from the
+scores until then; the last round waits for every site.
 """
 
 from __future__ import annotations
@@ -23,10 +23,18 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricReco
 from flwr.serverapp import Grid
 
 from strategies.arguments import check_number, check_whole
+from strategies.arrays import added, difference, statistics, zeros_like
 from strategies.fedavg import FedAvg, local_update
-from strategies.folding import number
-from strategies.messages import ARRAYS, LOSS, METRICS, ROUND, pack_arrays, record_of, unpack_arrays
-from strategies.weights import added, difference, statistics, zeros_like
+from strategies.streaming_mean import number
+from strategies.wire.messages import (
+    ARRAYS,
+    LOSS,
+    METRICS,
+    ROUND,
+    pack_arrays,
+    record_of,
+    unpack_arrays,
+)
 from tasks.contract import Arrays
 
 __all__ = ["FedBuff", "local_update"]
@@ -47,7 +55,7 @@ class FedBuff(FedAvg):
 
     needs_single_updates: ClassVar[bool] = True
     is_asynchronous: ClassVar[bool] = True
-    transient: ClassVar[tuple[str, ...]] = (*FedAvg.transient, "started")
+    not_saved: ClassVar[tuple[str, ...]] = (*FedAvg.not_saved, "started")
 
     def __init__(
         self,

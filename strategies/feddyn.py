@@ -17,10 +17,10 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from strategies.arguments import check_number
+from strategies.arrays import added, difference, zeros_like
 from strategies.fedavg import FedAvg, checked_weighting
-from strategies.folding import Fold
 from strategies.local import LocalResult, LocalRound, Scalar
-from strategies.weights import added, difference, zeros_like
+from strategies.streaming_mean import RoundMean
 from tasks.contract import Arrays, LocalObjective
 
 ALPHA, GRADIENT = "feddyn-alpha", "feddyn"
@@ -36,8 +36,8 @@ class FedDyn(FedAvg):
         ``uniform`` is the paper's.
     """
 
-    client_half: ClassVar[str] = "feddyn"
-    paired: ClassVar[tuple[str, ...]] = ("correction",)
+    client_update: ClassVar[str] = "feddyn"
+    tied_to_clients: ClassVar[tuple[str, ...]] = ("correction",)
 
     def __init__(self, alpha: float = 0.1, weighting: str = "uniform", **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -49,11 +49,13 @@ class FedDyn(FedAvg):
         """Tell the sites alpha."""
         return {ALPHA: self.alpha}
 
-    def update(self, fold: Fold) -> Arrays:
+    def update(self, fold: RoundMean) -> Arrays:
         """Update h, then correct the mean by it."""
         sent = self.sent
         before = self.correction if self.correction is not None else zeros_like(sent)
-        self.correction = added(before, -self.alpha * self.share(fold), difference(fold.mean, sent))
+        self.correction = added(
+            before, -self.alpha * self.participation(fold), difference(fold.mean, sent)
+        )
         return added(fold.mean, -1.0 / self.alpha, self.correction)
 
 

@@ -34,7 +34,7 @@ class FedLC(FedAvg):
         Strength of the calibration; 0 is FedAvg.
     """
 
-    client_half: ClassVar[str] = "fedlc"
+    client_update: ClassVar[str] = "fedlc"
     needs_calibration: ClassVar[bool] = True
 
     def __init__(self, tau: float = 1.0, **kwargs: Any) -> None:

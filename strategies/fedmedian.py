@@ -22,5 +22,5 @@ __all__ = ["FedMedian", "local_update"]
 class FedMedian(flower.FedMedian):
     """Flower's FedMedian; it is the paper's. Holds every reply."""
 
-    client_half: ClassVar[str] = "fedavg"
+    client_update: ClassVar[str] = "fedavg"
     needs_single_updates: ClassVar[bool] = True

@@ -16,19 +16,19 @@ from typing import Any, ClassVar
 
 from flwr.app import ArrayRecord, Message, MetricRecord
 
+from fl_common.errors import ReplyError
 from strategies.arguments import check_number
+from strategies.arrays import toward
 from strategies.fedavg import FedAvg, local_update
-from strategies.folding import Fold, number
-from strategies.messages import NUM_STEPS
-from strategies.weights import toward
+from strategies.streaming_mean import RoundMean, number
+from strategies.wire.messages import NUM_STEPS
 from tasks.contract import Arrays
-from tasks.errors import ReplyError
 
 __all__ = ["FedNova", "local_update"]
 
 
 class FedNova(FedAvg):
-    """Server half; the client half is plain local SGD, whose number of steps is in each reply.
+    """Server half; the client update is plain local SGD, whose number of steps is in each reply.
 
     Parameters
     ----------
@@ -36,9 +36,9 @@ class FedNova(FedAvg):
         rho, the sites' ``train.momentum``.
     """
 
-    client_half: ClassVar[str] = "fedavg"
+    client_update: ClassVar[str] = "fedavg"
     needs_sgd: ClassVar[bool] = True
-    transient: ClassVar[tuple[str, ...]] = (*FedAvg.transient, "steps", "examples")
+    not_saved: ClassVar[tuple[str, ...]] = (*FedAvg.not_saved, "steps", "examples")
 
     def __init__(self, momentum: float = 0.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -63,7 +63,7 @@ class FedNova(FedAvg):
         self.steps += examples * norm
         return examples / norm if norm else 0.0
 
-    def update(self, fold: Fold) -> Arrays:
+    def update(self, fold: RoundMean) -> Arrays:
         """Step by tau_eff along the mean normalised change.
 
         The fold's mean is sum_k (n_k/|a_k|) x_k / W with W = sum_k n_k/|a_k|, so that

@@ -29,7 +29,7 @@ class FedPer(FedAvg):
         What stays local (``strategies.personal.select_layers``).
     """
 
-    client_half: ClassVar[str] = "fedper"
+    client_update: ClassVar[str] = "fedper"
 
     def __init__(self, layers: str = "kind:head", **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -22,8 +22,8 @@ from flwr.serverapp import strategy as flower
 
 from strategies.arguments import check_whole_or_null
 from strategies.fedavg import local_update
-from strategies.messages import pack_arrays
 from strategies.robust import krum_scores, models_of, plain_mean, squared_distances, tolerated
+from strategies.wire.messages import pack_arrays
 from tasks.contract import Arrays
 
 __all__ = ["Krum", "MultiKrum", "local_update"]
@@ -40,7 +40,7 @@ class MultiKrum(flower.MultiKrum):
         m; None: n - f.
     """
 
-    client_half: ClassVar[str] = "fedavg"
+    client_update: ClassVar[str] = "fedavg"
     needs_single_updates: ClassVar[bool] = True
 
     def __init__(

@@ -1,11 +1,11 @@
-"""The client half of a strategy: what a site does between receiving and sending weights."""
+"""The client update of a strategy: what a site does between receiving and sending weights."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol
 
+from strategies.site_state import SiteState
 from tasks.contract import (
     Arrays,
     LocalObjective,
@@ -17,18 +17,6 @@ from tasks.contract import (
 )
 
 Scalar = int | float | str | bool
-LEDGER = "epsilon-ledger"
-"""What private training has spent, in a site's memory: no failed round undoes it."""
-
-
-class SiteState(Protocol):
-    """Arrays that stay at the site between rounds (control variates, a personal head)."""
-
-    def get(self, name: str) -> Arrays | None:
-        """Return what ``put`` stored under ``name`` in an earlier round."""
-
-    def put(self, name: str, arrays: Arrays) -> None:
-        """Keep ``arrays`` at the site."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +28,7 @@ class LocalRound:
     received : dict of str to array
         The weights sent by the server, already loaded into ``model``.
     extra : dict of str to array
-        Further arrays of the strategy's server half (a server control variate).
+        Further arrays of the strategy's server update (a server control variate).
     config : mapping
         The round's scalars (``proximal-mu`` ...).
     state : SiteState
@@ -86,10 +74,10 @@ class LocalRound:
 
 @dataclass(frozen=True)
 class LocalResult:
-    """What a client half returns: the outcome, and arrays for its server half."""
+    """What a client update returns: the outcome, and arrays for its server update."""
 
     outcome: TrainOutcome
     extra: Arrays
 
 
-ClientHalf = Callable[[LocalRound], LocalResult]
+ClientUpdate = Callable[[LocalRound], LocalResult]

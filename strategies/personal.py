@@ -1,6 +1,6 @@
 """Layers that stay at a site: what FedBN and FedPer share, and the personal evaluation.
 
-A client half whose module offers ``personalise(arrays, state)`` is evaluated with the model that
+A client update whose module offers ``personalise(arrays, state)`` is evaluated with the model that
 it returns: the site's own. The baseline is evaluated as submitted.
 """
 
@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
-from strategies.local import LocalResult, LocalRound, SiteState
+from fl_common.errors import ConfigError
+from strategies.local import LocalResult, LocalRound
+from strategies.site_state import SiteState
 from tasks.contract import Arrays, LayeredModel, Model
-from tasks.errors import ConfigError
 
 LAYERS, OWN = "local-layers", "own-layers"
 KIND = "kind:"

@@ -6,7 +6,7 @@ Li, Sanjabi, Beirami, Smith: "Fair Resource Allocation in Federated Learning", I
     d_k = F_k(w)^q L (w - w_k),    h_k = q F_k(w)^(q-1) ||L (w - w_k)||^2 + L F_k(w)^q
     w <- w - sum_k d_k / sum_k h_k
 
-F_k(w) is a site's loss at the received weights, before it trains: the client half measures it.
+F_k(w) is a site's loss at the received weights, before it trains: the client update measures it.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp import strategy as flower
 
+from fl_common.errors import ReplyError
 from strategies.accumulator import WeightedMean
 from strategies.arguments import check_number
-from strategies.folding import number
+from strategies.arrays import difference, squared_norm, statistics, toward
 from strategies.local import LocalResult, LocalRound
-from strategies.messages import (
+from strategies.streaming_mean import number
+from strategies.wire.messages import (
     ARRAYS,
     LOSS,
     METRICS,
@@ -32,9 +34,7 @@ from strategies.messages import (
     record_of,
     unpack_arrays,
 )
-from strategies.weights import difference, squared_norm, statistics, toward
 from tasks.contract import Arrays
-from tasks.errors import ReplyError
 
 SMALLEST_LOSS = 1e-10
 """Keeps F^(q-1) finite, as Flower's half does."""
@@ -51,9 +51,9 @@ class QFedAvg(flower.QFedAvg):
         0 is the plain mean of the sites' models.
     """
 
-    client_half: ClassVar[str] = "qfedavg"
+    client_update: ClassVar[str] = "qfedavg"
     needs_single_updates: ClassVar[bool] = True
-    transient: ClassVar[tuple[str, ...]] = ("current_arrays", "sent")
+    not_saved: ClassVar[tuple[str, ...]] = ("current_arrays", "sent")
 
     def __init__(self, client_learning_rate: float, q: float = 0.1, **kwargs: Any) -> None:
         rate = check_number("client_learning_rate", client_learning_rate, above=0)
@@ -70,7 +70,7 @@ class QFedAvg(flower.QFedAvg):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Fold d_k and h_k: w - sum_k d_k / sum_k h_k = w + (L S / H) (mean - w).
+        """RoundMean d_k and h_k: w - sum_k d_k / sum_k h_k = w + (L S / H) (mean - w).
 
         ``mean`` weighs w_k by F_k^q, S is the sum of these weights and H the sum of the h_k.
         """

@@ -1,4 +1,4 @@
-"""Client halves by name: the only code that a server can ask a site to run."""
+"""Client updates by name: the only code that a server can ask a site to run."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import importlib
 from functools import lru_cache
 from typing import cast
 
-from strategies.local import ClientHalf
+from fl_common.errors import PolicyError
+from strategies.local import ClientUpdate
 from strategies.personal import Personalise
-from tasks.errors import PolicyError
 
-CLIENT_HALVES = {
+CLIENT_UPDATES = {
     name: f"strategies.{name}:local_update"
     for name in (
         "fedavg",
@@ -29,20 +29,20 @@ DEFAULT = "fedavg"
 _FLOWER_TREES = {"FedXgbBagging": "xgb_bagging", "FedXgbCyclic": "xgb_cyclic"}
 
 
-def client_half_name(strategy: object) -> str:
-    """Return the name of a server half's client half; plain local training if it names none."""
+def client_update_name(strategy: object) -> str:
+    """Return the name of a server update's client update; plain local training if it names none."""
     default = _FLOWER_TREES.get(type(strategy).__name__, DEFAULT)
-    return str(getattr(strategy, "client_half", default))
+    return str(getattr(strategy, "client_update", default))
 
 
 @lru_cache
-def client_half(name: str, custom_code: bool = False) -> ClientHalf:
-    """Load a client half.
+def client_update(name: str, custom_code: bool = False) -> ClientUpdate:
+    """Load a client update.
 
     Parameters
     ----------
     name : str
-        A name in ``CLIENT_HALVES``, or ``module:function`` for a researcher's own.
+        A name in ``CLIENT_UPDATES``, or ``module:function`` for a researcher's own.
     custom_code : bool
         Whether the site allows code outside this package (it must be installed at the site).
 
@@ -53,14 +53,16 @@ def client_half(name: str, custom_code: bool = False) -> ClientHalf:
     """
     module, _, function = _path(name, custom_code).partition(":")
     try:
-        return cast(ClientHalf, getattr(importlib.import_module(module), function))
+        return cast(ClientUpdate, getattr(importlib.import_module(module), function))
     except (ImportError, AttributeError) as error:
-        raise PolicyError(f"client half '{name}' is not installed at this site: {error}") from error
+        raise PolicyError(
+            f"client update '{name}' is not installed at this site: {error}"
+        ) from error
 
 
 @lru_cache
 def personaliser(name: str, custom_code: bool = False) -> Personalise | None:
-    """Return ``personalise(arrays, state)`` of a client half's module, if it offers one.
+    """Return ``personalise(arrays, state)`` of a client update's module, if it offers one.
 
     None also where the half may not run here: a site that never trained has no model of its own.
     """
@@ -72,15 +74,13 @@ def personaliser(name: str, custom_code: bool = False) -> Personalise | None:
 
 
 def _path(name: str, custom_code: bool) -> str:
-    path = CLIENT_HALVES.get(name)
+    path = CLIENT_UPDATES.get(name)
     if path is not None:
         return path
     if ":" not in name:
         raise PolicyError(
-            f"strategy '{name}' has no client half here; known: {sorted(CLIENT_HALVES)}"
+            f"strategy '{name}' has no client update here; known: {sorted(CLIENT_UPDATES)}"
         )
     if not custom_code:
-        raise PolicyError(
-            f"client half '{name}' is custom code; to allow it set policy.custom_code: true"
-        )
+        raise PolicyError(f"'{name}' is custom code; to allow it set policy.custom_code: true")
     return name

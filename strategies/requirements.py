@@ -7,12 +7,12 @@ from typing import Any
 from flwr.serverapp import strategy as flower
 from flwr.serverapp.strategy import Strategy
 
+from fl_common.errors import ConfigError, ReplyError
 from strategies.cyclic import CyclicWeightTransfer
 from strategies.fednova import FedNova
 from strategies.personal import select_layers
 from strategies.sampling import Sampler, fraction_of, num_chosen
 from tasks.contract import Model, Task, TrainConfig
-from tasks.errors import ConfigError, ReplyError
 
 SINGLE = (
     *(flower.FedMedian, flower.FedTrimmedAvg, flower.MultiKrum, flower.Bulyan, flower.QFedAvg),

@@ -9,9 +9,9 @@ import numpy as np
 from flwr.app import ArrayRecord, Message
 from numpy.typing import NDArray
 
-from strategies.messages import ARRAYS, record_of, unpack_arrays
+from fl_common.errors import ReplyError
+from strategies.wire.messages import ARRAYS, record_of, unpack_arrays
 from tasks.contract import Arrays
-from tasks.errors import ReplyError
 
 
 def models_of(replies: Sequence[Message]) -> list[Arrays]:

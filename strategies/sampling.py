@@ -14,7 +14,7 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 
-from tasks.errors import ConfigError
+from fl_common.errors import ConfigError
 
 
 @dataclass(frozen=True)

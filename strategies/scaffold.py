@@ -16,10 +16,10 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from strategies.arguments import check_number
+from strategies.arrays import added, difference, toward, zeros_like
 from strategies.fedavg import FedAvg, checked_weighting
-from strategies.folding import Fold
 from strategies.local import LocalResult, LocalRound
-from strategies.weights import added, difference, toward, zeros_like
+from strategies.streaming_mean import RoundMean
 from tasks.contract import Arrays, LocalObjective
 
 VARIATE = "scaffold"
@@ -37,9 +37,9 @@ class Scaffold(FedAvg):
         loss over all rows, as every other strategy here.
     """
 
-    client_half: ClassVar[str] = "scaffold"
+    client_update: ClassVar[str] = "scaffold"
     needs_plain_sgd: ClassVar[bool] = True
-    paired: ClassVar[tuple[str, ...]] = ("variate",)
+    tied_to_clients: ClassVar[tuple[str, ...]] = ("variate",)
 
     def __init__(self, server_lr: float = 1.0, weighting: str = "examples", **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -57,9 +57,9 @@ class Scaffold(FedAvg):
         """Each reply carries the change of its c_i."""
         return self.extra()
 
-    def update(self, fold: Fold) -> Arrays:
+    def update(self, fold: RoundMean) -> Arrays:
         """Move x and c by the mean changes."""
-        self.variate = added(self.extra(), self.share(fold), fold.extra)
+        self.variate = added(self.extra(), self.participation(fold), fold.extra)
         return toward(self.sent, self.server_lr, fold.mean)
 
 

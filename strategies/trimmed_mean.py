@@ -20,12 +20,12 @@ import numpy as np
 from flwr.app import ArrayRecord, Message, MetricRecord
 from flwr.serverapp import strategy as flower
 
+from fl_common.errors import ReplyError
 from strategies.arguments import check_number
 from strategies.fedavg import local_update
-from strategies.messages import pack_arrays
 from strategies.robust import models_of
+from strategies.wire.messages import pack_arrays
 from tasks.contract import Array
-from tasks.errors import ReplyError
 
 __all__ = ["TrimmedMean", "local_update"]
 
@@ -39,7 +39,7 @@ class TrimmedMean(flower.FedTrimmedAvg):
         Share of values cut at each end.
     """
 
-    client_half: ClassVar[str] = "fedavg"
+    client_update: ClassVar[str] = "fedavg"
     needs_single_updates: ClassVar[bool] = True
 
     def __init__(self, beta: float = 0.2, **kwargs: Any) -> None:

@@ -20,9 +20,10 @@ from typing import Any, ClassVar
 from flwr.app import ArrayRecord, Message, MetricRecord
 from flwr.serverapp import strategy as flower
 
-from strategies.folding import number
+from fl_common.errors import ConfigError
 from strategies.local import LocalResult, LocalRound
-from strategies.messages import (
+from strategies.streaming_mean import number
+from strategies.wire.messages import (
     ARRAYS,
     LOSS,
     METRICS,
@@ -31,9 +32,8 @@ from strategies.messages import (
     record_of,
     unpack_arrays,
 )
-from tasks import boosters
 from tasks.contract import Array
-from tasks.errors import ConfigError
+from tasks.trees import booster_json as boosters
 
 KEY = "0"
 """The one array of a booster, as Flower names it."""
@@ -58,9 +58,9 @@ class XgbBagging(flower.FedXgbBagging):
         If ``combine`` is something else.
     """
 
-    client_half: ClassVar[str] = "xgb_bagging"
+    client_update: ClassVar[str] = "xgb_bagging"
     needs_single_updates: ClassVar[bool] = True
-    transient: ClassVar[tuple[str, ...]] = ("current_bst",)
+    not_saved: ClassVar[tuple[str, ...]] = ("current_bst",)
 
     def __init__(self, combine: str = "sum", **kwargs: Any) -> None:
         if combine not in ("sum", "mean"):

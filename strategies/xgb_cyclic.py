@@ -26,9 +26,9 @@ class XgbCyclic(flower.FedXgbCyclic):
     Flower's own remembers the order in which it first saw the nodes, which no checkpoint holds.
     """
 
-    client_half: ClassVar[str] = "xgb_cyclic"
+    client_update: ClassVar[str] = "xgb_cyclic"
     needs_single_updates: ClassVar[bool] = True
-    transient: ClassVar[tuple[str, ...]] = ("registered_nodes",)
+    not_saved: ClassVar[tuple[str, ...]] = ("registered_nodes",)
 
     def _make_sampling(self, grid: Grid, server_round: int, configure_type: str) -> list[int]:
         nodes = list(grid.get_node_ids())

@@ -7,6 +7,7 @@ arrays by name, so an adapter may be backed by PyTorch, scikit-learn or XGBoost 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,7 +62,7 @@ class DataSource:
         Pins the split; ``None`` takes the run's.
     partition : Partition or None
         Which part of a shared table belongs to this site.
-    on_bad : {"refuse", "drop"} or None
+    on_invalid : {"refuse", "drop"} or None
         What a bad picture or label does; ``None`` takes the use case's.
     """
 
@@ -71,7 +72,7 @@ class DataSource:
     holdout_fraction: float = 0.2
     split_seed: int | None = None
     partition: Partition | None = None
-    on_bad: str | None = None
+    on_invalid: str | None = None
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,15 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if isinstance(self.dp, Mapping):  # from JSON
             object.__setattr__(self, "dp", DpSgd(**self.dp))
+
+    def private_steps(self, num_examples: int) -> tuple[float, int]:
+        """Return the sampling rate q and the number of steps of one private training; both public.
+
+        An epoch is as many steps as it takes to draw ``num_examples`` in expectation.
+        """
+        batch = min(self.batch_size, num_examples)
+        steps = self.local_epochs * math.ceil(num_examples / batch)
+        return batch / num_examples, steps if self.local_steps is None else self.local_steps
 
 
 @dataclass(frozen=True)
@@ -307,7 +317,7 @@ class Task(Protocol):
     def evaluate(self, model: Model, data: SiteData) -> Stats:
         """Return the metric summands on the site's held-out rows."""
 
-    def blank(self, model: Model) -> Stats:
+    def empty_stats(self, model: Model) -> Stats:
         """Return all-zero metric summands: every name, shape and dtype that ``evaluate`` may send.
 
         The server checks replies against it, so that no site can spoil the sum for the others.
@@ -325,6 +335,52 @@ class Task(Protocol):
             Written as CSV; an object with ``to_text()`` as one file; one with ``write(out)`` writes
             what it has to say below ``out`` and returns a line for the user.
         """
+
+
+# What a task may offer beyond ``Task``; each is used where a task has it. Beside these methods,
+# three values may be set on a task: ``counts_per_row`` (how much one held-out row may add to a
+# count of an evaluation; 1 where absent), ``trains_privately`` (local DP-SGD) and
+# ``calibrates_logits`` (``LocalObjective.calibration``), both false where absent.
+
+
+@runtime_checkable
+class ChecksChoices(Protocol):
+    """Checks what only the task understands, before any site is asked."""
+
+    def check(self, spec: ModelSpec, config: TrainConfig) -> None:
+        """Raise ConfigError on a model, optimiser or loss that does not exist or fit."""
+
+
+@runtime_checkable
+class StartsFromFile(Protocol):
+    """Starts from weights of the organiser's that are not a whole model of ours."""
+
+    def start(self, model: Model, spec: ModelSpec) -> None:
+        """Load what ``spec`` names into ``model``; called by the server only."""
+
+
+@runtime_checkable
+class AddsTrees(Protocol):
+    """Trains models that grow by trees."""
+
+    def new_trees(self, spec: ModelSpec) -> int:
+        """Return how many trees a site adds in a round; 0 for a model of another kind."""
+
+
+@runtime_checkable
+class DrawsPreviews(Protocol):
+    """Draws a site's own rows, for the site's operator only."""
+
+    def preview(self, data: SiteData, path: Path) -> Path:
+        """Write a contact sheet to the PNG file ``path`` and return it."""
+
+
+@runtime_checkable
+class ExportsSites(Protocol):
+    """Writes a named data set's site as files, to be deployed."""
+
+    def export(self, data: SiteData, folder: Path) -> dict[str, str]:
+        """Write train and holdout below ``folder``; return their places, as in ``site.yaml``."""
 
 
 def child_seed(seed: int, *path: int | str) -> int:

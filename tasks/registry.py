@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any
 
+from fl_common.errors import ConfigError
 from tasks.contract import Task
-from tasks.errors import ConfigError
 
 _TASKS: dict[str, str] = {
     "image_classification": "tasks.image_classification.adapter:ImageClassification",
-    "object_detection": "tasks.detection.adapter:ObjectDetection",
-    "semantic_segmentation": "tasks.segmentation.adapter:SemanticSegmentation",
+    "object_detection": "tasks.object_detection.adapter:ObjectDetection",
+    "semantic_segmentation": "tasks.semantic_segmentation.adapter:SemanticSegmentation",
     "tabular_classification": "tasks.tabular.adapter:TabularClassification",
     "tabular_regression": "tasks.tabular.adapter:TabularRegression",
 }

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.errors import ReplyError
+from fl_common.errors import ReplyError
 
 COUNT = np.dtype(np.int64)
 SUM = np.dtype(np.float64)
@@ -70,7 +70,7 @@ class Stats(Mapping[str, NDArray[Any]]):
 
     @classmethod
     def total(cls, parts: Iterable[Stats]) -> Stats:
-        """Fold many sets of summands, holding one running sum."""
+        """RoundMean many sets of summands, holding one running sum."""
         running = cls()
         for part in parts:
             running._add(part)
@@ -89,15 +89,15 @@ class Stats(Mapping[str, NDArray[Any]]):
                 )
             self._arrays[name] = mine + array
 
-    def scoped(self, scope: str) -> Stats:
-        """Return a copy with every name prefixed by ``scope/``."""
-        return self._view({f"{scope}/{name}": a for name, a in self._arrays.items()})
+    def under(self, prefix: str) -> Stats:
+        """Return a copy with every name prefixed by ``prefix/``."""
+        return self._view({f"{prefix}/{name}": a for name, a in self._arrays.items()})
 
-    def scope(self, scope: str) -> Stats:
-        """Return the summands below ``scope/``, without the prefix."""
-        prefix = f"{scope}/"
+    def below(self, prefix: str) -> Stats:
+        """Return the summands below ``prefix/``, without the prefix."""
+        start = f"{prefix}/"
         return self._view(
-            {n[len(prefix) :]: a for n, a in self._arrays.items() if n.startswith(prefix)}
+            {n[len(start) :]: a for n, a in self._arrays.items() if n.startswith(start)}
         )
 
     @classmethod

@@ -14,8 +14,8 @@ import pandas as pd
 import pytest
 import torch
 
-from fl_server.compose import compose_overrides
-from fl_server.config import RunConfig
+from fl_server.config.compose import compose_overrides
+from fl_server.config.run_config import RunConfig
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -29,11 +29,12 @@ from omegaconf import OmegaConf
 from safetensors.numpy import save_file
 
 from fl_client import cli as client_cli
-from fl_server import checkpoint, commands
+from fl_common.errors import ConfigError
 from fl_server import cli as server_cli
-from fl_server.checks import check_run
-from fl_server.config import freeze
-from tasks.errors import ConfigError
+from fl_server.commands import cli as commands
+from fl_server.config.compatibility import check_run
+from fl_server.config.run_config import freeze
+from fl_server.results import checkpoint
 
 MAINS: dict[str, Callable[[], None]] = {
     "fl-server": server_cli.main,
@@ -120,7 +121,7 @@ OPTIONS = [
     ("usecase.score={name:recall_malignnt,direction:max}", "did you mean 'recall_malignant'"),
     ("usecase.score.name=mse", "unknown metric 'mse'"),
     ("usecase.score.name=blocks/mena/f1_macro", "did you mean 'blocks/mean/f1_macro'?"),
-    ("usecase.columns_shown=[subgroups/nope/accuracy]", "scope 'subgroups/nope' does not exist"),
+    ("usecase.extra_columns=[subgroups/nope/accuracy]", "scope 'subgroups/nope' does not exist"),
     ("usecase.score.direction=up", "must be max, min or zero"),
     ("roundz=3", "unknown option 'roundz'; did you mean rounds=...?"),
     ("train.lrr=0.1", "unknown option 'train.lrr'; did you mean train.lr=...?"),
@@ -148,11 +149,11 @@ OPTIONS = [
     ("train.loss=foo", "choose from 'cross_entropy'"),
     ("model.params.hidden=[x]", "expected widths from 1"),
     ("data.holdout_fraction=2", "must be between 0 and 1"),
-    ("data.on_bad=maybe", "data.on_bad is 'maybe'; expected refuse or drop"),
-    ("data.on_bad=drop", "data.on_bad is for pictures"),
+    ("data.on_invalid=maybe", "data.on_invalid is 'maybe'; expected refuse or drop"),
+    ("data.on_invalid=drop", "data.on_invalid is for pictures"),
     (
-        "data.sites=[{name:a,train:a.csv,on_bad:5},b.csv]",
-        "data.on_bad is 5; expected refuse or drop",
+        "data.sites=[{name:a,train:a.csv,on_invalid:5},b.csv]",
+        "data.on_invalid is 5; expected refuse or drop",
     ),
     ("data.num_sites=0", "data.num_sites must be a whole number, at least 1"),
     ("data.num_sites=300", "set data.num_sites to at most 284"),
@@ -207,7 +208,7 @@ VALUES: dict[str, tuple[str, ...]] = {
     "data.holdout_fraction": ("2", "0", "1", "abc"),
     "data.num_sites": ("0", "-3", "abc"),
     "data.split_seed": ("abc",),
-    "data.on_bad": ("maybe", "5", "true", "[drop]"),
+    "data.on_invalid": ("maybe", "5", "true", "[drop]"),
     "data.names": ("[a,a,b,c]", "[a]", "abc"),
     "data.sites": ("abc", "[1]", "[{name:a}]"),
     "sites.quorum": ("0", "abc"),

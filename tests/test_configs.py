@@ -10,11 +10,11 @@ import pytest
 import yaml
 from flwr.serverapp.strategy import Strategy
 
-from fl_server import checks
-from fl_server.catalogue import list_usecases
-from fl_server.checks import check_metric, check_run
-from fl_server.compose import compose_overrides
-from fl_server.config import (
+from fl_server.commands.usecases import list_usecases
+from fl_server.config import compatibility as checks
+from fl_server.config.compatibility import check_metric, check_run
+from fl_server.config.compose import compose_overrides
+from fl_server.config.run_config import (
     BoardConfig,
     EarlyStopping,
     SitesConfig,
@@ -61,7 +61,7 @@ TABULAR = [
 def test_usecase_composes_and_its_score_exists(usecase, tmp_path):
     run = compose_overrides(overrides(usecase), tmp_path)
     assert run.usecase.slug == usecase
-    for path in (run.usecase.score.name, *run.usecase.subgroup_columns):
+    for path in (run.usecase.score.name, *run.usecase.extra_columns):
         check_metric(path, run.usecase.task, run.schema)
     assert run.usecase.title
     assert usecase in {entry.slug for entry in list_usecases()}

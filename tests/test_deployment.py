@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from fl_server.checkpoint import FILE_NAME, read_checkpoint
-from fl_server.keys import new_certificates, new_node_key
+from fl_server.results.checkpoint import FILE_NAME, read_checkpoint
+from fl_server.superlink.keys import new_certificates, new_node_key
 from tests.conftest import classification_frame
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(420)]

@@ -16,14 +16,14 @@ import pytest
 import yaml
 from safetensors.numpy import load_file
 
-from fl_server.keys import new_certificates, new_node_key
-from tasks.detection.yolo import read_yolo
-from tasks.images.report import ImageReport
-from tests.tasks.detection.conftest import Site as BoxSite
-from tests.tasks.detection.shapes import CLASSES as SHAPES
-from tests.tasks.detection.shapes import write_shapes
+from fl_server.superlink.keys import new_certificates, new_node_key
+from tasks.images.issues import ImageReport
+from tasks.object_detection.yolo import read_yolo
 from tests.tasks.image_classification import conftest as classes
-from tests.tasks.segmentation import conftest as masks
+from tests.tasks.object_detection.conftest import Site as BoxSite
+from tests.tasks.object_detection.shapes import CLASSES as SHAPES
+from tests.tasks.object_detection.shapes import write_shapes
+from tests.tasks.semantic_segmentation import conftest as masks
 from tests.test_deployment import BIN, Federation, free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
@@ -43,7 +43,7 @@ class Case:
 def class_folder(root):
     classes.Site(root).folder()
     (root / "folder" / "disc" / "cut.png").write_bytes(b"")
-    return {"train": "folder", "on_bad": "drop"}
+    return {"train": "folder", "on_invalid": "drop"}
 
 
 def manifest(root):

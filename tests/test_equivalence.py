@@ -9,9 +9,9 @@ import torch
 from safetensors.numpy import load_file
 from sklearn import metrics as sk
 
-from fl_server.app import execute
-from fl_server.saved_model import load_run_model
-from fl_server.simulation import InProcessGrid
+from fl_server.results.saved_model import load_run_model
+from fl_server.runtimes.execution import execute
+from fl_server.runtimes.simulation import InProcessGrid
 from tasks.contract import DataSource, LocalObjective, child_seed
 from tasks.registry import load_task
 
@@ -172,7 +172,7 @@ def test_predict_equals_the_federated_model_by_hand(compose, csv_sites, tmp_path
 
 
 def _train_rows(config, index):
-    from tasks.tabular.data import split_rows
+    from tasks.sites.splits import split_rows
 
     frame = pd.read_csv(config.site_data[index]["data"]["train"])
     labels = (frame["y"] == "p").to_numpy().astype(np.int64)

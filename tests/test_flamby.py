@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fl_server.compose import compose_overrides
+from fl_server.config.compose import compose_overrides
 from tasks.stats import Stats
 from tasks.tabular.encode import Encoder
 

@@ -9,7 +9,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from fl_server.leaderboard import charts, views
+from fl_server.leaderboard import views
+from fl_server.results import charts
 
 NUM_HIGHLIGHTED = 8
 """Lines with a colour of their own in a chart of all runs."""

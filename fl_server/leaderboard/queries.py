@@ -129,7 +129,7 @@ def _curves(session: Session, usecase_id: int) -> dict[int, list[Any]]:
 
 def _cells(session: Session, case: UseCase) -> dict[int, standings.Cells]:
     """Return the final round's score and declared columns of every run."""
-    names = {(*_split(name),): name for name in (case.score_name, *case.subgroup_columns)}
+    names = {(*_split(name),): name for name in (case.score_name, *case.extra_columns)}
     statement = (
         select(Round.run_id, Metric.scope, Metric.name, Metric.value, Metric.absent)
         .join(Round, Round.id == Metric.round_id)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Generic, Protocol, TypeVar
 
-from fl_server.records import ScoreRule
-from tasks.errors import ConfigError
+from fl_common.errors import ConfigError
+from fl_server.config.usecase import ScoreRule
 
 DIRECTIONS = ("max", "min", "zero")
 """Higher is better, lower is better, closest to zero is better."""

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
+from fl_server.config.usecase import UseCaseInfo
 from fl_server.leaderboard.ranking import loss
 from fl_server.leaderboard.views import clean_text, finite, json_safe
-from fl_server.records import RoundRecord, RunInfo, SubmissionInfo, UseCaseInfo
+from fl_server.results.records import RoundRecord, RunInfo, SubmissionInfo
 from tasks.contract import ScoreCard, Scores
 
 _SECRET_NAME = re.compile(r"passw|secret|token|api_?key|private_?key|credential", re.IGNORECASE)
@@ -35,7 +36,7 @@ def usecase_values(info: UseCaseInfo) -> dict[str, Any]:
         "task": clean_text(info.task),
         "score_name": clean_text(info.score.name),
         "score_direction": info.score.direction,
-        "subgroup_columns": json_safe(info.subgroup_columns),
+        "extra_columns": json_safe(info.extra_columns),
         "created_at": now,
         "updated_at": now,
     }

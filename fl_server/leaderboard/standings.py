@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from fl_server.config.usecase import ScoreRule
 from fl_server.leaderboard import ranking, views
 from fl_server.leaderboard.tables import Round, Run, Submission, UseCase
-from fl_server.records import ScoreRule
 
 NUM_TOP_ENTRIES = 5
 
@@ -55,7 +55,7 @@ def usecase_view(case: UseCase, ranked: Places) -> views.UseCaseView:
         task_type=case.task,
         score_formula_display=case.score_name,
         score_direction=case.score_direction,
-        subgroup_columns=case.subgroup_columns,
+        extra_columns=case.extra_columns,
         progress_status="Active",
         total_participants=len({place.row.head.team for place in ranked}),
         total_runs=len(ranked),
@@ -90,7 +90,7 @@ def entry(
         ),
         subgroups={
             name: cells.get(name, views.CellView(absent="not measured"))
-            for name in case.subgroup_columns
+            for name in case.extra_columns
         },
         strategy=head.strategy,
         status=head.status,

@@ -17,6 +17,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
+from fl_common.errors import ConfigError
 from fl_server.leaderboard import migrations, queries, rows, views
 from fl_server.leaderboard.tables import (
     Metric,
@@ -29,8 +30,7 @@ from fl_server.leaderboard.tables import (
     UseCase,
 )
 from fl_server.leaderboard.views import clean_text
-from fl_server.records import RoundRecord, RunInfo
-from tasks.errors import ConfigError
+from fl_server.results.records import RoundRecord, RunInfo
 
 Found = TypeVar("Found")
 

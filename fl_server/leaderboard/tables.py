@@ -83,7 +83,7 @@ class UseCase(Table):
     task: Mapped[str]
     score_name: Mapped[str]
     score_direction: Mapped[str]
-    subgroup_columns: Mapped[list[str]]
+    extra_columns: Mapped[list[str]]
     created_at: Mapped[datetime]
     updated_at: Mapped[datetime]
     """Moves whenever one of its runs does: what a page compares to know that it is stale."""

@@ -38,7 +38,7 @@ class UseCaseView:
     """Name of the score: a metric, or ``scope/metric``."""
     score_direction: str
     """``max``, ``min`` or ``zero`` (closest to zero wins)."""
-    subgroup_columns: list[str]
+    extra_columns: list[str]
     progress_status: str
     total_participants: int
     """Number of teams."""

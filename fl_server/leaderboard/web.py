@@ -21,9 +21,9 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
+from fl_common.errors import FedleagueError, LinkError
 from fl_server.leaderboard import api, pages
 from fl_server.leaderboard.store import Store, UnknownEntryError
-from tasks.errors import FedleagueError, LinkError
 
 HEADERS = {
     "Content-Security-Policy": (

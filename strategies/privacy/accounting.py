@@ -17,7 +17,7 @@ from importlib.util import find_spec
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.errors import ConfigError
+from fl_common.errors import ConfigError
 
 Release = tuple[float, float, int]
 """(noise multiplier, sampling rate, number of times)."""

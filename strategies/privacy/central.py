@@ -32,10 +32,10 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 from numpy.typing import NDArray
 
-from strategies.messages import ARRAYS, pack_arrays, record_of, unpack_arrays
 from strategies.privacy.accounting import epsilon_of
 from strategies.privacy.modes import CentralAdaptive, CentralFixed
-from strategies.registry import client_half_name
+from strategies.registry import client_update_name
+from strategies.wire.messages import ARRAYS, pack_arrays, record_of, unpack_arrays
 from tasks.contract import Arrays
 
 
@@ -50,11 +50,11 @@ class CentralDp(Strategy):
         Noised means so far: the unit of the accountant.
     """
 
-    transient: ClassVar[tuple[str, ...]] = ("sent_record",)
+    not_saved: ClassVar[tuple[str, ...]] = ("sent_record",)
 
     def __init__(self, strategy: Strategy, mode: CentralFixed | CentralAdaptive) -> None:
         self.strategy = strategy
-        self.client_half = client_half_name(strategy)
+        self.client_update = client_update_name(strategy)
         self.clipping_norm = (
             mode.clipping_norm if isinstance(mode, CentralFixed) else mode.initial_clipping_norm
         )

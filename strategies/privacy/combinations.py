@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from flwr.serverapp.strategy import Strategy
 
+from fl_common.errors import ConfigError
 from strategies.cyclic import CyclicWeightTransfer
 from strategies.fedavg import FedAvg
 from strategies.fednova import FedNova
@@ -21,7 +22,6 @@ from strategies.qfedavg import QFedAvg
 from strategies.requirements import needs_single_updates, unwrapped
 from strategies.sampling import Sampler
 from tasks.contract import Task, TrainConfig
-from tasks.errors import ConfigError
 
 
 def check_combination(

@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fl_common.errors import EgressError
 from tasks.contract import Arrays
-from tasks.errors import EgressError
 
 COUNT, WEIGHT, SUM = "count", "weight", "sum"
 WORDS = {COUNT: 1, WEIGHT: 1, SUM: 3}

@@ -33,8 +33,8 @@ from flwr.supercore.primitives.asymmetric import (
     public_key_to_bytes,
 )
 
+from fl_common.errors import ReplyError
 from strategies.privacy.fixed_point import Words
-from tasks.errors import ReplyError
 
 SCALAR_BYTES, SEED_BYTES = 48, 32
 

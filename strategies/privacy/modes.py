@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from tasks.errors import ConfigError
+from fl_common.errors import ConfigError
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from fl_common.errors import PolicyError, ReplyError
 from strategies.privacy.fixed_point import Words
 from strategies.privacy.masking import (
     agree,
@@ -30,7 +31,6 @@ from strategies.privacy.masking import (
     split,
     unseal,
 )
-from tasks.errors import PolicyError, ReplyError
 
 KEYS, SHARES, MASK, UNMASK, DONE = range(5)
 

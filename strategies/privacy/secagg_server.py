@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from fl_common.errors import ReplyError
 from strategies.privacy.fixed_point import Words
 from strategies.privacy.masking import (
     SCALAR_BYTES,
@@ -25,7 +26,6 @@ from strategies.privacy.masking import (
     same,
 )
 from strategies.privacy.modes import SecureAggregation
-from tasks.errors import ReplyError
 
 
 class MaskedSum:

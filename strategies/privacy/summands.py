@@ -11,7 +11,9 @@ from collections.abc import Mapping
 import numpy as np
 from flwr.app import Message, MetricRecord
 
-from strategies.messages import (
+from fl_common.errors import ReplyError
+from strategies.privacy.fixed_point import COUNT, SUM, WEIGHT, Layout, layout_of
+from strategies.wire.messages import (
     ARRAYS,
     EXTRA,
     LOSS,
@@ -22,9 +24,7 @@ from strategies.messages import (
     TrainReply,
     pack_arrays,
 )
-from strategies.privacy.fixed_point import COUNT, SUM, WEIGHT, Layout, layout_of
 from tasks.contract import Arrays
-from tasks.errors import ReplyError
 from tasks.stats import Stats
 
 WEIGHT_KEY, STEPS_KEY = f"{COUNT}:weight", f"{COUNT}:{NUM_STEPS}"

@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from tasks.datasets import data_root
-from tasks.datasets.images import ImageDataset
-from tasks.detection.annotations import RawImage
-from tasks.detection.voc import read_voc
-from tasks.detection.yolo import read_yolo
-from tasks.errors import DataError
-from tasks.images.report import ImageReport
+from fl_common.errors import DataError
+from tasks.datasets.folder import data_root
+from tasks.images.datasets import ImageDataset
+from tasks.images.issues import ImageReport
+from tasks.object_detection.annotations import RawImage
+from tasks.object_detection.voc import read_voc
+from tasks.object_detection.yolo import read_yolo
 
 CELLS = ("RBC", "WBC", "Platelets")
 VEHICLES = ("car", "truck", "bus", "minibus", "cyclist")
@@ -27,7 +27,7 @@ VEHICLES = ("car", "truck", "bus", "minibus", "cyclist")
 def blood_cells() -> ImageDataset:
     """BCCD: 364 blood smears of 640 x 480 with 4,888 boxes of three kinds of cell.
 
-    Two boxes (pictures 338 and 343) have no area; ``on_bad: drop`` leaves them out.
+    Two boxes (pictures 338 and 343) have no area; ``on_invalid: drop`` leaves them out.
     """
     folder = _folder("bccd", "BCCD")
 

@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from tasks.datasets.images import ImageDataset
-from tasks.images.refs import GeneratedImage
-from tasks.images.report import ImageReport
-from tasks.segmentation.data import RawScene
-from tasks.segmentation.masks import GeneratedMask
+from tasks.images.datasets import ImageDataset
+from tasks.images.image_refs import GeneratedImage
+from tasks.images.issues import ImageReport
+from tasks.semantic_segmentation.data import RawScene
+from tasks.semantic_segmentation.masks import GeneratedMask
 
 Floats = NDArray[np.float64]
 

@@ -24,10 +24,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tasks.datasets.crowd_shapes import CLASSES, KINDS, outline_box
-from tasks.datasets.images import ImageDataset
-from tasks.detection.annotations import RawImage
-from tasks.images.refs import GeneratedImage
-from tasks.images.report import ImageReport
+from tasks.images.datasets import ImageDataset
+from tasks.images.image_refs import GeneratedImage
+from tasks.images.issues import ImageReport
+from tasks.object_detection.annotations import RawImage
 
 Floats = NDArray[np.float64]
 

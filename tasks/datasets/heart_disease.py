@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from tasks.datasets import data_root
-from tasks.errors import DataError
+from fl_common.errors import DataError
+from tasks.datasets.folder import data_root
 
 HOSPITALS = ("cleveland", "hungarian", "switzerland", "va")
 COLUMNS = (

@@ -19,10 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from tasks.datasets.images import ImageDataset
 from tasks.image_classification.pictures import RawPicture
-from tasks.images.refs import GeneratedImage
-from tasks.images.report import ImageReport
+from tasks.images.datasets import ImageDataset
+from tasks.images.image_refs import GeneratedImage
+from tasks.images.issues import ImageReport
 
 Floats = NDArray[np.float64]
 

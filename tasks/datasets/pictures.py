@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 
-from tasks.datasets import data_root
-from tasks.datasets.images import ImageDataset
-from tasks.errors import DataError
+from fl_common.errors import DataError
+from tasks.datasets.folder import data_root
 from tasks.image_classification.pictures import RawPicture
 from tasks.images.arrays import ArrayImage, PictureRows, picture_rows, read_npz_array
-from tasks.images.report import ImageReport
+from tasks.images.datasets import ImageDataset
+from tasks.images.issues import ImageReport
 
 TASK = "image_classification"
 DIGITS = tuple(str(digit) for digit in range(10))

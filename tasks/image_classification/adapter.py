@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
+from fl_common.errors import ConfigError, DataError
 from tasks.contract import (
     DataSource,
     Fitted,
@@ -22,8 +23,6 @@ from tasks.contract import (
     TrainConfig,
     TrainOutcome,
 )
-from tasks.dp_sgd import train_privately
-from tasks.errors import ConfigError, DataError
 from tasks.image_classification.data import ImageData, read_site
 from tasks.image_classification.export import export_site
 from tasks.image_classification.models import ImageClassifier, build_model
@@ -31,16 +30,17 @@ from tasks.image_classification.pictures import TRAIN, read_pictures
 from tasks.image_classification.preprocess import fit_pictures, prepare
 from tasks.image_classification.preview import contact_sheet
 from tasks.image_classification.schema import ImageSchema
-from tasks.images.builders import seeded
+from tasks.images.dp_compat import require_private
+from tasks.images.issues import ImageReport
 from tasks.images.loader import PixelLoader
+from tasks.images.network_helpers import seeded
 from tasks.images.preprocess import fitted_values
-from tasks.images.private import require_private
-from tasks.images.report import ImageReport
 from tasks.images.weights import start_from_file
 from tasks.metrics import classification_stats, finalise_classification
+from tasks.networks.dp_sgd import train_privately
+from tasks.networks.losses import calibrated, classification_loss
+from tasks.networks.training import check_config, run_training
 from tasks.stats import Stats
-from tasks.tabular.losses import calibrated, classification_loss
-from tasks.torch_training import check_config, run_training
 
 
 class ImageClassification:
@@ -144,28 +144,28 @@ class ImageClassification:
         network, site = cast(ImageClassifier, model), cast(ImageData, data)
         scores = _probabilities(network, site.holdout.loader(network.preprocess.geometry))
         labels = site.holdout.labels
-        stats = classification_stats(labels, scores).scoped("overall")
+        stats = classification_stats(labels, scores).under("overall")
         for name, member in site.members().items():
             if member.any():
                 part = classification_stats(labels[member], scores[member])
-                stats = stats.merge(part.scoped(f"subgroups/{name}"))
+                stats = stats.merge(part.under(f"subgroups/{name}"))
         return stats
 
-    def blank(self, model: Model) -> Stats:
+    def empty_stats(self, model: Model) -> Stats:
         """Return all-zero summands of every scope that a reply may hold."""
         num_classes = len(self.schema.classes)
         rows = classification_stats(np.zeros(0, np.int64), np.zeros((0, num_classes)))
-        groups = (rows.scoped(f"subgroups/{group.name}") for group in self.schema.subgroups)
-        return Stats.total([rows.scoped("overall"), *groups])
+        groups = (rows.under(f"subgroups/{group.name}") for group in self.schema.subgroups)
+        return Stats.total([rows.under("overall"), *groups])
 
     def finalise(self, stats: Stats, fitted: Fitted) -> ScoreCard:
         """Turn pooled summands into scores; pure."""
         classes = fitted["classes"]
         groups = {
-            group.name: finalise_classification(stats.scope(f"subgroups/{group.name}"), classes)
+            group.name: finalise_classification(stats.below(f"subgroups/{group.name}"), classes)
             for group in self.schema.subgroups
         }
-        return ScoreCard(finalise_classification(stats.scope("overall"), classes), groups)
+        return ScoreCard(finalise_classification(stats.below("overall"), classes), groups)
 
     def predict(self, model: Model, rows: Path) -> pd.DataFrame:
         """Predict a folder, a manifest, an ``.npz`` file or one picture; labels are not needed.

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fl_common.errors import ConfigError, SchemaError
+from fl_common.words import quoted, suggest
 from tasks.contract import Array, DataSource
-from tasks.datasets.images import load_image_dataset
-from tasks.errors import ConfigError, SchemaError
 from tasks.image_classification.pictures import (
     HOLDOUT,
     TRAIN,
@@ -25,17 +25,17 @@ from tasks.image_classification.pictures import (
     read_pictures,
 )
 from tasks.image_classification.schema import ImageSchema
+from tasks.images.checked_items import DATASET, Pool, require_two, usable
+from tasks.images.datasets import load_image_dataset
+from tasks.images.image_refs import ImageRef
+from tasks.images.issues import ImageReport, on_invalid
 from tasks.images.loader import PixelLoader
 from tasks.images.pixels import Geometry
-from tasks.images.pool import DATASET, Pool, require_two, usable
 from tasks.images.read import BadImageError
-from tasks.images.refs import ImageRef
-from tasks.images.report import ImageReport, on_bad
-from tasks.partition import partition_rows
-from tasks.site_splits import SiteSplits
-from tasks.stamps import stamp
-from tasks.tabular.data import split_rows
-from tasks.tabular.schema import quoted, suggest
+from tasks.sites.data import SiteSplits
+from tasks.sites.file_version import file_version
+from tasks.sites.partition import partition_rows
+from tasks.sites.splits import split_rows
 
 TASK = "image_classification"
 
@@ -104,11 +104,11 @@ def read_site(source: DataSource, split_seed: int, schema: ImageSchema) -> Image
     Raises
     ------
     DataError, SchemaError
-        Naming file and cure; under ``on_bad: refuse`` with the first bad files of each kind.
+        Naming file and cure; under ``on_invalid: refuse`` with the first bad files of each kind.
     ConfigError
         If ``holdout_fraction`` is not within (0, 1).
     """
-    schema = replace(schema, on_bad=on_bad(source, schema))
+    schema = replace(schema, on_invalid=on_invalid(source, schema))
     pool = _read(source, source.train, schema, TRAIN)
     notes = list(pool.notes)
     held = _holdout(source, schema)
@@ -139,7 +139,7 @@ def _holdout(source: DataSource, schema: ImageSchema) -> Pool[Picture] | None:
 def _read(source: DataSource, name: str, schema: ImageSchema, split: str) -> Pool[Picture]:
     if source.partition is None:
         return _pool(name, schema, split)
-    pool = _shared_pool(name, stamp(name), schema, split)
+    pool = _shared_pool(name, file_version(name), schema, split)
     column = None
     if source.partition.kind == "column" and source.partition.column is not None:
         column = _column(pool.items, source.partition.column)
@@ -155,7 +155,7 @@ def _shared_pool(name: str, changed: object, schema: ImageSchema, split: str) ->
 
 
 def _pool(name: str, schema: ImageSchema, split: str) -> Pool[Picture]:
-    report = ImageReport(schema.on_bad)
+    report = ImageReport(schema.on_invalid)
     found = (_checked(raw, schema, report) for raw in _open(name, schema, split, report))
     return usable(name, found, report)
 

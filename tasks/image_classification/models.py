@@ -9,9 +9,12 @@ from typing import Any
 import torchvision
 from torch import nn
 
+from fl_common.errors import ConfigError
+from fl_common.words import suggest
 from tasks.contract import Fitted, ModelSpec
-from tasks.errors import ConfigError
-from tasks.images.builders import (
+from tasks.images.dp_compat import mixes_examples
+from tasks.images.network import ImageNetwork, require_input
+from tasks.images.network_helpers import (
     COMMON,
     given_params,
     probability,
@@ -19,11 +22,8 @@ from tasks.images.builders import (
     set_input_channels,
     widths,
 )
-from tasks.images.network import ImageNetwork, require_input
-from tasks.images.norms import set_norms
+from tasks.images.norm_layers import set_norms
 from tasks.images.preprocess import Preprocess
-from tasks.images.private import mixes_examples
-from tasks.tabular.schema import suggest
 
 SIMPLE = "simple_cnn"
 ANY = "torchvision_classifier"

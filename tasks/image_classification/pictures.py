@@ -21,15 +21,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from tasks.errors import DataError, SchemaError
+from fl_common.errors import DataError, SchemaError
+from fl_common.words import canonical, suggest
 from tasks.image_classification.schema import ImageSchema
 from tasks.images.arrays import ArrayImage, npz_names, picture_rows, read_npz_array
 from tasks.images.folders import files_below
+from tasks.images.image_refs import FileImage, ImageRef
+from tasks.images.issues import ImageReport
 from tasks.images.read import SUFFIXES
-from tasks.images.refs import FileImage, ImageRef
-from tasks.images.report import ImageReport
-from tasks.tabular.schema import suggest
-from tasks.tabular.values import canonical
 
 TRAIN, HOLDOUT = "train", "holdout"
 _PARTS = {TRAIN: ("train", "val"), HOLDOUT: ("test",)}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from fl_common.errors import SchemaError
 from tasks.contract import Fitted
-from tasks.errors import SchemaError
 from tasks.image_classification.data import ImageData
 from tasks.image_classification.schema import ImageSchema
 from tasks.images.pixels import pixel_stats
@@ -33,7 +33,7 @@ def fit_pictures(data: ImageData, schema: ImageSchema) -> Stats:
         return stats
     chunks = data.train.loader(schema.geometry).chunks()
     colour = Stats.total(pixel_stats(pixels) for pixels in chunks)
-    return stats.merge(colour.scoped("colour"))
+    return stats.merge(colour.under("colour"))
 
 
 def prepare(stats: Stats, schema: ImageSchema) -> Fitted:
@@ -50,7 +50,7 @@ def prepare(stats: Stats, schema: ImageSchema) -> Fitted:
     if sum(count > 0 for count in counts) < 2:
         only = schema.classes[int(np.argmax(counts))]
         raise SchemaError(f"every training picture of every site is of class '{only}'")
-    return fitted_values(schema, counts, stats.scope("colour")) | {
+    return fitted_values(schema, counts, stats.below("colour")) | {
         "num_sites": int(stats["sites"]),
         "num_rows": int(stats["rows"]),
     }

@@ -7,7 +7,8 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
-from tasks.errors import ConfigError
+from fl_common.errors import ConfigError
+from fl_common.words import canonical, suggest
 from tasks.images.augment import Augmentation, parse_augmentations
 from tasks.images.checks import (
     POOLED,
@@ -17,11 +18,9 @@ from tasks.images.checks import (
     read_normalisation,
     text,
 )
+from tasks.images.issues import POLICIES
 from tasks.images.pixels import FITS, Geometry
 from tasks.images.read import MAX_PIXELS, MOST_PIXELS
-from tasks.images.report import POLICIES
-from tasks.tabular.schema import suggest
-from tasks.tabular.values import canonical
 
 MAX_SIZE = 2048
 
@@ -59,7 +58,7 @@ class ImageSchema:
         Columns of a CSV manifest.
     images_key, labels_key : str or None
         Arrays of an ``.npz`` file; None: ``images`` and ``labels``, or MedMNIST's names.
-    on_bad : {"refuse", "drop"}
+    on_invalid : {"refuse", "drop"}
         What a bad picture or label does to its site.
     max_pixels : int
         Largest picture that is decoded.
@@ -77,7 +76,7 @@ class ImageSchema:
     label_column: str = "label"
     images_key: str | None = None
     labels_key: str | None = None
-    on_bad: str = "refuse"
+    on_invalid: str = "refuse"
     max_pixels: int = MAX_PIXELS
 
     @classmethod
@@ -146,6 +145,6 @@ _CHECKS = {
     "label_column": text,
     "images_key": text,
     "labels_key": text,
-    "on_bad": one_of(*POLICIES),
+    "on_invalid": one_of(*POLICIES),
     "max_pixels": number(1, MOST_PIXELS, whole=True),
 }

@@ -1,8 +1,8 @@
 """What every image task shares: reading pictures safely, and reporting what is wrong with them."""
 
+from tasks.images.image_refs import FileImage, GeneratedImage, ImageRef
+from tasks.images.issues import ImageReport
 from tasks.images.read import BadImageError, ImageFacts, inspect_image, read_image
-from tasks.images.refs import FileImage, GeneratedImage, ImageRef
-from tasks.images.report import ImageReport
 
 __all__ = [
     "BadImageError",

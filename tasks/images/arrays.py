@@ -14,7 +14,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 from PIL import Image
 
-from tasks.errors import DataError
+from fl_common.errors import DataError
 from tasks.images.read import DIM_BELOW, ImageFacts
 
 MAX_RESIDENT_BYTES = 128 * 2**20

@@ -9,8 +9,8 @@ import torch
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from tasks.errors import ConfigError
-from tasks.tabular.schema import suggest
+from fl_common.errors import ConfigError
+from fl_common.words import suggest
 
 Augmentation = tuple[str, tuple[tuple[str, Any], ...]]
 """A transform's name and its arguments."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tasks.errors import ConfigError
+from fl_common.errors import ConfigError
+from fl_common.words import canonical
 from tasks.images.pixels import IMAGENET
-from tasks.tabular.values import canonical
 
 POOLED, NONE = "pooled", "none"
 Numbers = tuple[float, ...] | None

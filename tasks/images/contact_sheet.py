@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from tasks.errors import ConfigError, DataError
+from fl_common.errors import ConfigError, DataError
 
 TILE = 320
 GAP = 6

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tasks.images.refs import FileImage, ImageRef
+from tasks.images.image_refs import FileImage, ImageRef
 
 SPLITS = ("train", "holdout")
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.images.image_refs import ImageRef
 from tasks.images.pixels import Geometry
-from tasks.images.refs import ImageRef
 
 CACHE_SIDE = 64
 """Larger pictures, as the model sees them, are decoded anew every time."""

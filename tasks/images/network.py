@@ -7,13 +7,13 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from tasks.errors import ConfigError
-from tasks.images.norms import named_statistics, use_running_statistics
-from tasks.torch_layers import layer_kinds
-from tasks.torch_state import TravellingState, default_device
+from fl_common.errors import ConfigError
+from tasks.images.norm_layers import named_statistics, use_running_statistics
+from tasks.networks.layers import layer_kinds
+from tasks.networks.weights import ExchangedWeights, default_device
 
 
-class ImageNetwork(TravellingState):
+class ImageNetwork(ExchangedWeights):
     """A PyTorch module whose state travels (``contract.Model``, ``contract.LayeredModel``).
 
     What travels is float32: every parameter, those that are frozen too, and the running

@@ -33,7 +33,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from tasks.errors import DataError
+from fl_common.errors import DataError
 
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "PPM", "JPEG2000")
 """Accepted formats (JPEG includes MPO); none runs another program or follows a reference."""

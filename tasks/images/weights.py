@@ -10,8 +10,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from fl_common.errors import ConfigError
 from tasks.contract import Array, ModelSpec
-from tasks.errors import ConfigError
 from tasks.images.network import ImageNetwork
 
 KEY = "model.params.weights"

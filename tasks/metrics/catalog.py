@@ -16,7 +16,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tasks.errors import ConfigError
+from fl_common.errors import ConfigError
 
 
 @dataclass(frozen=True)

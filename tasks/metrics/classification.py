@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fl_common.errors import ConfigError, DataError, DivergedError, ReplyError
 from tasks.contract import Scores
-from tasks.errors import ConfigError, DataError, DivergedError, ReplyError
-from tasks.metrics.bins import average_precision, num_score_bins, roc_auc, score_histogram
 from tasks.metrics.catalog import metric_names
 from tasks.metrics.confusion import confusion_outcomes
+from tasks.metrics.histograms import average_precision, num_score_bins, roc_auc, score_histogram
 from tasks.metrics.outcome import NO_ROWS, Outcome, apply, collect
 from tasks.stats import Stats
 

@@ -5,7 +5,7 @@ class, and sends counts: true positives by IoU threshold and score bin, detectio
 ground-truth boxes, and sums of overlap. Matching never crosses an image, so the sum over sites is
 what one evaluator would count on all images. Recalls, overlaps and everything at the score
 threshold are exact; average precision is read from the bins, with a proven bound
-(``tasks.metrics.interpolated``).
+(``tasks.metrics.average_precision``).
 
 Equal to pycocotools with ``areaRng='all'`` and ``maxDets=[1, 10, 100]``. There are no area ranges,
 and no crowd regions: readers leave crowd annotations out and say so. Images without ground truth
@@ -33,9 +33,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.errors import ConfigError, DataError, DivergedError
-from tasks.metrics.interpolated import detection_edges, num_detection_bins
-from tasks.metrics.overlap import greedy_match, matched_overlap, pairwise_iou
+from fl_common.errors import ConfigError, DataError, DivergedError
+from tasks.metrics.average_precision import detection_edges, num_detection_bins
+from tasks.metrics.box_matching import greedy_match, matched_overlap, pairwise_iou
 from tasks.stats import Stats
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)

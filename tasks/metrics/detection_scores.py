@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fl_common.errors import ReplyError
 from tasks.contract import Scores
-from tasks.errors import ReplyError
+from tasks.metrics.average_precision import Floats, interpolated_precision, num_detection_bins
 from tasks.metrics.catalog import metric_names
 from tasks.metrics.detection import IOU_THRESHOLDS
-from tasks.metrics.interpolated import Floats, interpolated_precision, num_detection_bins
 from tasks.metrics.outcome import Outcome, collect, ratio
 from tasks.stats import Stats
 

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fl_common.errors import ConfigError, DataError, ReplyError
 from tasks.contract import Scores
-from tasks.errors import ConfigError, DataError, ReplyError
 from tasks.metrics.outcome import NO_ROWS, collect
 from tasks.stats import Stats
 
@@ -138,7 +138,7 @@ def extra_stats(
             raise DataError(f"extra metric '{spec.name}' rejects the rows: {error}") from error
     states = {name: getattr(metric, name).numpy() for name in metric._defaults}
     states["rows"] = np.array(len(outputs))
-    return Stats(states).scoped(f"extra/{spec.name}")
+    return Stats(states).under(f"extra/{spec.name}")
 
 
 def finalise_extra(spec: TorchmetricStats, stats: Stats) -> Scores:
@@ -158,7 +158,7 @@ def finalise_extra(spec: TorchmetricStats, stats: Stats) -> Scores:
     import torch
 
     metric = spec.build()
-    pooled = stats.scope(f"extra/{spec.name}")
+    pooled = stats.below(f"extra/{spec.name}")
     if int(pooled.get("rows", np.array(0))) == 0:
         return collect({spec.name: NO_ROWS})
     for name in metric._defaults:

@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fl_common.errors import ConfigError, DataError, DivergedError, ReplyError
 from tasks.contract import Scores
-from tasks.errors import ConfigError, DataError, DivergedError, ReplyError
-from tasks.metrics.bins import error_histogram, largest_error, median_error, num_error_bins
 from tasks.metrics.catalog import metric_names
+from tasks.metrics.histograms import error_histogram, largest_error, median_error, num_error_bins
 from tasks.metrics.outcome import NO_ROWS, Outcome, collect
 from tasks.stats import Stats
 

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fl_common.errors import DataError, ReplyError
 from tasks.contract import Scores
-from tasks.errors import DataError, ReplyError
 from tasks.metrics.catalog import metric_names
 from tasks.metrics.outcome import Outcome, collect, ratio
 from tasks.stats import Stats

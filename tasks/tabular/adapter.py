@@ -12,6 +12,8 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
+from fl_common.errors import SchemaError
+from fl_common.words import suggest
 from tasks.contract import (
     DataSource,
     Fitted,
@@ -24,13 +26,14 @@ from tasks.contract import (
     TrainConfig,
     TrainOutcome,
 )
-from tasks.errors import SchemaError
 from tasks.metrics import (
     classification_stats,
     finalise_classification,
     finalise_regression,
     regression_stats,
 )
+from tasks.networks.losses import Loss, calibrated, classification_loss, regression_loss
+from tasks.networks.threads import small_operations
 from tasks.stats import Stats
 from tasks.tabular.boosting import NAME as TREES
 from tasks.tabular.boosting import TreeModel, num_new_trees
@@ -45,15 +48,13 @@ from tasks.tabular.evaluation import (
     score_card,
 )
 from tasks.tabular.files import open_table
-from tasks.tabular.losses import Loss, calibrated, classification_loss, regression_loss
+from tasks.tabular.model_factory import build_any
 from tasks.tabular.models import TabularModel
 from tasks.tabular.preprocess import fit_rows, prepare
 from tasks.tabular.rows import feature_rows
-from tasks.tabular.schema import TabularSchema, suggest
-from tasks.tabular.shelf import build_any
+from tasks.tabular.schema import TabularSchema
 from tasks.tabular.training import train_model
 from tasks.tabular.tree_training import train_trees
-from tasks.torch_runtime import small_operations
 
 
 class TabularTask(ABC):
@@ -135,7 +136,7 @@ class TabularTask(ABC):
         with small_operations():
             return evaluate_scopes(network, cast(TabularData, data), self.schema, row_stats)
 
-    def blank(self, model: Model) -> Stats:
+    def empty_stats(self, model: Model) -> Stats:
         """Return all-zero summands of every scope that a reply may hold."""
         network = cast(Scorer, model)
         rows = self._row_stats(

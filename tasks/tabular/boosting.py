@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tasks import boosters
-from tasks.booster_form import Form, check_booster
+from fl_common.errors import ConfigError, ReplyError
+from fl_common.words import suggest
 from tasks.contract import Arrays, ModelSpec
-from tasks.errors import ConfigError, ReplyError
 from tasks.tabular.data import Tensors
 from tasks.tabular.encode import Encoder
-from tasks.tabular.schema import suggest
+from tasks.trees import booster_json as boosters
+from tasks.trees.booster_validation import BoosterSpec, check_booster
 
 if TYPE_CHECKING:
     from xgboost import Booster
@@ -37,7 +37,7 @@ _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 class TreeModel:
-    """A booster with its preprocessing (``growing.GrowingModel``).
+    """A booster with its preprocessing (``growing.VariableSizeModel``).
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ class TreeModel:
             objective, base = ("binary:logistic", _share(encoder))
         if classes > 2:
             objective, base = ("multi:softprob", 0.0)
-        self.form = Form(
+        self.form = BoosterSpec(
             objective=objective,
             num_features=len(encoder.feature_names),
             num_groups=classes if classes > 2 else 1,

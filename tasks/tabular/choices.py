@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from tasks.contract import ModelSpec, TrainConfig
+from tasks.networks.losses import classification_loss, regression_loss
 from tasks.tabular.boosting import NAME as TREES
 from tasks.tabular.encode import Encoder
-from tasks.tabular.losses import classification_loss, regression_loss
+from tasks.tabular.model_factory import build_any
 from tasks.tabular.schema import TabularSchema
-from tasks.tabular.shelf import build_any
 from tasks.tabular.training import check_config
 from tasks.tabular.tree_training import check_loss
 

@@ -12,18 +12,17 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
+from fl_common.errors import ConfigError, DataError, SchemaError
+from fl_common.words import suggest
 from tasks.contract import DataSource, Partition
-from tasks.errors import ConfigError, DataError, SchemaError
-from tasks.partition import partition_rows
-from tasks.site_splits import SiteSplits
+from tasks.sites.data import SiteSplits
+from tasks.sites.partition import partition_rows
+from tasks.sites.splits import has_single, splitter
 from tasks.tabular.encode import Encoder, Units
 from tasks.tabular.files import DATASET, Table, open_table
 from tasks.tabular.rows import Rows, complete_rows, labelled_rows
-from tasks.tabular.schema import TabularSchema, suggest
-from tasks.tabular.splits import has_single, split_rows, splitter
+from tasks.tabular.schema import TabularSchema
 from tasks.tabular.values import text_codes
-
-__all__ = ["TabularData", "Tensors", "read_site", "site_positions", "split_rows"]
 
 
 class Tensors(NamedTuple):
@@ -86,12 +85,12 @@ def read_site(source: DataSource, split_seed: int, schema: TabularSchema) -> Tab
     DataError, SchemaError
         Naming file, row, column and cure.
     ConfigError
-        If ``holdout_fraction`` is not within (0, 1), or ``on_bad`` is set: it means pictures.
+        If ``holdout_fraction`` is not within (0, 1), or ``on_invalid`` is set: it means pictures.
     """
-    if source.on_bad is not None:
+    if source.on_invalid is not None:
         raise ConfigError(
-            f"site '{source.name}': data.on_bad is for pictures; a table's bad rows are mended, "
-            "or dropped by usecase.drop_incomplete=true"
+            f"site '{source.name}': data.on_invalid is for pictures; a table's bad rows are "
+            "mended, or dropped by usecase.drop_incomplete=true"
         )
     rows, notes = _usable(source, source.train, schema)
     if len(rows) < 2:

@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fl_common.errors import SchemaError
+from fl_common.words import quoted
 from tasks.contract import Fitted
-from tasks.errors import SchemaError
 from tasks.tabular.moments import finalise_moments, moment_stats
 from tasks.tabular.rows import Rows
-from tasks.tabular.schema import matches, quoted
+from tasks.tabular.schema import matches
 
 OTHER, MISSING = ":other", ":missing"
 

@@ -56,31 +56,31 @@ def evaluate_scopes(
     inputs = data.tensors(encoder, "holdout").inputs
     targets = data.holdout.target
     whole = outputs(model, inputs)
-    stats = row_stats(targets, whole).scoped("overall")
+    stats = row_stats(targets, whole).under("overall")
     for g, group in enumerate(schema.subgroups):
         member = data.holdout.groups[:, g]
         if member.any():
             part = row_stats(targets[member], whole[member])
-            stats = stats.merge(part.scoped(f"subgroups/{group.name}"))
+            stats = stats.merge(part.under(f"subgroups/{group.name}"))
     baseline = torch.from_numpy(encoder.baseline)
     for name, patterns in schema.feature_blocks:
         kept = torch.where(torch.from_numpy(encoder.keep(patterns)), inputs, baseline)
-        stats = stats.merge(row_stats(targets, outputs(model, kept)).scoped(f"blocks/{name}"))
+        stats = stats.merge(row_stats(targets, outputs(model, kept)).under(f"blocks/{name}"))
     if schema.attributions:
-        stats = stats.merge(_attributions(model, inputs).scoped("attributions"))
+        stats = stats.merge(_attributions(model, inputs).under("attributions"))
     return stats
 
 
 def blank_scopes(rows: Stats, schema: TabularSchema, num_columns: int) -> Stats:
     """Return all-zero summands of every scope, given those of one scope without rows."""
-    blank = rows.scoped("overall")
+    blank = rows.under("overall")
     for group in schema.subgroups:
-        blank = blank.merge(rows.scoped(f"subgroups/{group.name}"))
+        blank = blank.merge(rows.under(f"subgroups/{group.name}"))
     for name, _ in schema.feature_blocks:
-        blank = blank.merge(rows.scoped(f"blocks/{name}"))
+        blank = blank.merge(rows.under(f"blocks/{name}"))
     if schema.attributions:
         sums = Stats({"sum": np.zeros(num_columns), "rows": np.array(0)})
-        blank = blank.merge(sums.scoped("attributions"))
+        blank = blank.merge(sums.under("attributions"))
     return blank
 
 
@@ -88,12 +88,12 @@ def score_card(
     stats: Stats, schema: TabularSchema, columns: list[str], finalise: Callable[[Stats], Scores]
 ) -> ScoreCard:
     """Finalise every declared scope; a subgroup without pooled rows has absent metrics only."""
-    found = stats.scope("attributions")
+    found = stats.below("attributions")
     rows = int(np.sum(found.get("rows", np.array(0))))
     return ScoreCard(
-        overall=finalise(stats.scope("overall")),
-        subgroups={g.name: finalise(stats.scope(f"subgroups/{g.name}")) for g in schema.subgroups},
-        blocks={n: finalise(stats.scope(f"blocks/{n}")) for n, _ in schema.feature_blocks},
+        overall=finalise(stats.below("overall")),
+        subgroups={g.name: finalise(stats.below(f"subgroups/{g.name}")) for g in schema.subgroups},
+        blocks={n: finalise(stats.below(f"blocks/{n}")) for n, _ in schema.feature_blocks},
         attributions=dict(zip(columns, (found["sum"] / rows).tolist(), strict=True))
         if rows
         else {},

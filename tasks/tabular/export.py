@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from fl_common.errors import ConfigError
 from tasks.contract import DataSource
-from tasks.errors import ConfigError
 from tasks.tabular.data import site_positions
 from tasks.tabular.files import DATASET
 from tasks.tabular.schema import TabularSchema
@@ -24,7 +24,7 @@ def site_frames(
     """
     if not source.train.startswith(DATASET):
         raise ConfigError(f"{source.train} is a file already; only bundled tables can be exported")
-    from tasks.datasets import load_dataset
+    from tasks.tabular.datasets import load_dataset
 
     frame = load_dataset(source.train.removeprefix(DATASET))
     kept, held = site_positions(source, split_seed, schema)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from tasks.errors import DataError, SchemaError
+from fl_common.errors import DataError, SchemaError
 
 DATASET = "dataset:"
 _SNIFF_BYTES = 4096
@@ -64,7 +64,7 @@ def open_table(name: str, missing: tuple[str, ...], is_text: Callable[[str], boo
         If two columns have the same name.
     """
     if name.startswith(DATASET):
-        from tasks.datasets import load_dataset
+        from tasks.tabular.datasets import load_dataset
 
         table = Table(_named(load_dataset(name.removeprefix(DATASET))), name)
     else:

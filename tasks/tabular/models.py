@@ -10,12 +10,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from fl_common.errors import ConfigError, ReplyError
+from fl_common.words import suggest
 from tasks.contract import Arrays, ModelSpec
-from tasks.errors import ConfigError, ReplyError
+from tasks.networks.layers import layer_kinds
+from tasks.networks.shapes import require_shape
 from tasks.tabular.encode import Encoder
-from tasks.tabular.schema import suggest
-from tasks.torch_layers import layer_kinds
-from tasks.weight_forms import require_form
 
 _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
@@ -98,7 +98,7 @@ class TabularModel:
                 "use the architecture and columns of the use case"
             )
         for name, view in self.views.items():
-            require_form(name, arrays[name], view.shape, view.dtype)
+            require_shape(name, arrays[name], view.shape, view.dtype)
 
 
 def build_model(spec: ModelSpec, encoder: Encoder, seed: int) -> TabularModel:

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from fl_common.errors import SchemaError
+from fl_common.words import quoted
 from tasks.contract import Fitted
-from tasks.errors import SchemaError
 from tasks.stats import Stats
 from tasks.tabular.moments import (
     finalise_moments,
@@ -22,7 +23,7 @@ from tasks.tabular.moments import (
     value_histogram,
 )
 from tasks.tabular.rows import Rows
-from tasks.tabular.schema import TabularSchema, matches, quoted
+from tasks.tabular.schema import TabularSchema, matches
 
 
 def fit_rows(rows: Rows, schema: TabularSchema, min_group_size: int) -> Stats:
@@ -51,7 +52,7 @@ def fit_rows(rows: Rows, schema: TabularSchema, min_group_size: int) -> Stats:
     if schema.classes:
         counts = np.bincount(rows.target, minlength=len(schema.classes))
         return stats.merge(Stats({"class_counts": counts}))
-    return stats.merge(moment_stats(rows.target[:, None]).scoped("target"))
+    return stats.merge(moment_stats(rows.target[:, None]).under("target"))
 
 
 def prepare(stats: Stats, schema: TabularSchema) -> Fitted:
@@ -90,7 +91,7 @@ def prepare(stats: Stats, schema: TabularSchema) -> Fitted:
     }
     if schema.classes:
         return fitted | _classes(stats, schema)
-    target = finalise_moments(stats.scope("target"))[0]
+    target = finalise_moments(stats.below("target"))[0]
     return fitted | {
         "target": {"mean": target.mean, "scale": target.scale},
         "target_scaling": schema.target_scaling,
@@ -106,7 +107,7 @@ def _numeric_stats(rows: Rows, schema: TabularSchema, min_group_size: int) -> St
     stats = moment_stats(values)
     if schema.imputation == "median":
         stats = stats.merge(Stats({"histogram": value_histogram(values)}))
-    return stats.scoped(_numeric_key(rows.numeric_names))
+    return stats.under(_numeric_key(rows.numeric_names))
 
 
 def _category_stats(rows: Rows, min_group_size: int) -> Stats:
@@ -155,7 +156,7 @@ def _check_blocks(columns: list[str], schema: TabularSchema) -> None:
 
 
 def _numeric(stats: Stats, columns: list[str], schema: TabularSchema) -> dict[str, Any]:
-    pooled = stats.scope(_numeric_key(columns))
+    pooled = stats.below(_numeric_key(columns))
     fitted: dict[str, Any] = {}
     for j, (column, moments) in enumerate(zip(columns, finalise_moments(pooled), strict=True)):
         if not moments.count:
@@ -167,8 +168,8 @@ def _numeric(stats: Stats, columns: list[str], schema: TabularSchema) -> dict[st
 
 
 def _vocabulary(stats: Stats, column: str, schema: TabularSchema) -> dict[str, Any]:
-    pooled = stats.scope(f"category/{_escape(column)}")
-    found = pooled.scope("value")
+    pooled = stats.below(f"category/{_escape(column)}")
+    found = pooled.below("value")
     values = {_unescape(name): _number(found, name) for name in found}
     other, missing = _number(pooled, "other"), _number(pooled, "missing")
     declared = dict(schema.categories).get(column)

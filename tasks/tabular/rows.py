@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.errors import DataError, SchemaError
+from fl_common.errors import DataError, SchemaError
+from fl_common.words import canonical, quoted, suggest
 from tasks.tabular.files import Table
-from tasks.tabular.schema import Subgroup, TabularSchema, quoted, suggest
-from tasks.tabular.values import canonical, numbers, text_codes
+from tasks.tabular.schema import Subgroup, TabularSchema
+from tasks.tabular.values import numbers, text_codes
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Any
 
-from tasks.errors import ConfigError, SchemaError
-from tasks.tabular.values import canonical
+from fl_common.errors import ConfigError, SchemaError
+from fl_common.words import canonical, suggest
 
 DEFAULT_MISSING = ("", "?", "NA", "NaN", "nan", "null")
 Named = tuple[tuple[str, tuple[str, ...]], ...]
@@ -72,7 +71,7 @@ class TabularSchema:
         Leave out rows with a missing value in a feature column instead of imputing it.
         Predictions still impute: every row gets one.
     split : {"stratified", "sklearn"}
-        How a site without a holdout file is split (``tasks.tabular.splits``).
+        How a site without a holdout file is split (``tasks.sites.splits``).
     target_scaling : bool
         Train on the standardised target (regression).
     attributions : bool
@@ -176,21 +175,6 @@ class TabularSchema:
 def matches(column: str, patterns: Sequence[str]) -> bool:
     """Say whether a column equals, or is matched by, one of ``patterns``."""
     return any(column == pattern or fnmatchcase(column, pattern) for pattern in patterns)
-
-
-def suggest(word: str, options: Sequence[str] | Mapping[str, Any]) -> str:
-    """Return the end of a message: the nearest option, or all of them if they are few."""
-    near = get_close_matches(word, list(options), n=1)
-    if near:
-        return f"; did you mean '{near[0]}'?"
-    return f"; choose from {quoted(options)}" if options else ""
-
-
-def quoted(options: Sequence[str] | Mapping[str, Any], limit: int = 12) -> str:
-    """Return ``'a', 'b' and 3 more``."""
-    names = list(options)
-    listed = ", ".join(f"'{name}'" for name in names[:limit])
-    return listed if len(names) <= limit else f"{listed} and {len(names) - limit} more"
 
 
 _COMMON_KEYS = (

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 
 from tasks.contract import LocalObjective, TrainConfig, TrainOutcome
-from tasks.dp_sgd import train_privately
+from tasks.networks.dp_sgd import train_privately
+from tasks.networks.losses import Loss
+from tasks.networks.training import check_config, run_training
 from tasks.tabular.data import Tensors
-from tasks.tabular.losses import Loss
 from tasks.tabular.models import TabularModel
-from tasks.torch_training import check_config, run_training
 
 __all__ = ["check_config", "train_model"]
 

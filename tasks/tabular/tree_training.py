@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fl_common.errors import ConfigError, DivergedError
 from tasks.contract import LocalObjective, TrainConfig, TrainOutcome
-from tasks.errors import ConfigError, DivergedError
 from tasks.tabular.boosting import TreeModel
 from tasks.tabular.data import Tensors
 from tasks.tabular.encode import Encoder

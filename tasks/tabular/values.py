@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,26 +9,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from tasks.errors import DataError
+from fl_common.errors import DataError
+from fl_common.words import canonical
 from tasks.tabular.files import Table
 
 LARGEST = 1e140
 """Larger magnitudes are refused: their squares would overflow a float64 sum."""
-
-_WHOLE = re.compile(r"[+-]?\d+\.0+")
-_TRUTH = {"true": "1", "false": "0"}
-
-
-def canonical(value: Any) -> str:
-    """Return one text for values that mean the same category.
-
-    >>> canonical(1), canonical(1.0), canonical(True), canonical("1.0"), canonical(" a ")
-    ('1', '1', '1', '1', 'a')
-    """
-    text = str(value).strip()
-    if _WHOLE.fullmatch(text):
-        return text.partition(".")[0]
-    return _TRUTH.get(text.lower(), text)
 
 
 def text_codes(

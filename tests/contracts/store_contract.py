@@ -8,17 +8,11 @@ from dataclasses import replace
 
 import pytest
 
+from fl_common.errors import ConfigError
+from fl_server.config.usecase import ScoreRule, UseCaseInfo
 from fl_server.leaderboard.store import Store, UnknownEntryError
-from fl_server.records import (
-    RoundRecord,
-    RunInfo,
-    ScoreRule,
-    SiteRecord,
-    SubmissionInfo,
-    UseCaseInfo,
-)
+from fl_server.results.records import RoundRecord, RunInfo, SiteRecord, SubmissionInfo
 from tasks.contract import ScoreCard, Scores
-from tasks.errors import ConfigError
 
 USECASE = UseCaseInfo(
     slug="heart",
@@ -26,7 +20,7 @@ USECASE = UseCaseInfo(
     description="Four hospitals.",
     task="tabular_classification",
     score=ScoreRule("f1_macro"),
-    subgroup_columns=("subgroups/female/f1_macro",),
+    extra_columns=("subgroups/female/f1_macro",),
 )
 
 

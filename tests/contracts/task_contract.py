@@ -9,8 +9,8 @@ import json
 import numpy as np
 import pytest
 
+from fl_common.errors import ConfigError, DivergedError, ReplyError
 from tasks.contract import LocalObjective, ModelSpec, ScoreCard, TrainConfig
-from tasks.errors import ConfigError, DivergedError, ReplyError
 from tasks.stats import Stats
 
 CONFIG = TrainConfig(optimizer="sgd", lr=0.05, batch_size=8, local_epochs=2)

@@ -114,7 +114,7 @@ def test_application_is_built_as_called():
 
 
 def test_link_state_can_be_replaced():
-    from fl_server.superlink import LinkConfig, _create_app
+    from fl_server.superlink.serve import LinkConfig, _create_app
 
     app, state = _create_app(LinkConfig(), supernode_auth=True)
 
@@ -255,7 +255,7 @@ def test_grid_asks_for_what_we_implement():
 
 
 def test_stub_bundle_is_valid_and_reproducible():
-    from fl_server.fab import build_stub
+    from fl_server.superlink.fab import build_stub
 
     first, app_id, app_version = build_stub("a.b:app")
     second, _, _ = build_stub("a.b:app")
@@ -264,7 +264,7 @@ def test_stub_bundle_is_valid_and_reproducible():
 
 
 def test_nothing_talks_to_the_outside():
-    for module in ("fl_client.node", "fl_server.superlink"):
+    for module in ("fl_client.link.node", "fl_server.superlink.serve"):
         importlib.import_module(module)
 
     assert os.environ["FLWR_TELEMETRY_ENABLED"] == "0"

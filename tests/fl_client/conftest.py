@@ -15,7 +15,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
 from fl_client.app import app
-from strategies.messages import (
+from strategies.wire.messages import (
     ARRAYS,
     CONFIG,
     FIT,

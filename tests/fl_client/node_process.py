@@ -45,8 +45,8 @@ def query(message, context):
 
 
 def main() -> int:
-    from fl_client.node import NodeConfig, run_node
-    from tasks.errors import LinkError
+    from fl_client.link.node import NodeConfig, run_node
+    from fl_common.errors import LinkError
 
     options = json.loads(sys.argv[1])
     for name in ("ca", "private_key"):

@@ -10,7 +10,7 @@ from flwr.app import ConfigRecord, Message, RecordDict
 
 from fl_client import runner
 from strategies.local import LocalResult
-from strategies.messages import (
+from strategies.wire.messages import (
     ARRAYS,
     CONFIG,
     DESCRIBE,
@@ -196,7 +196,7 @@ def test_client_half_cannot_train_longer_than_the_policy(make_site, refused, mon
         epochs = int(local.number("local-epochs", 1))
         return LocalResult(local.train(LocalObjective(), local_epochs=epochs), {})
 
-    monkeypatch.setattr(runner, "client_half", lambda *_: half)
+    monkeypatch.setattr(runner, "client_update", lambda *_: half)
     site = make_site(max_local_epochs=2)
     job, arrays = site.fitted_job()
     allowed, too_many = ({"local-epochs": n} for n in (2, 3))

@@ -13,13 +13,13 @@ from itertools import count
 
 import numpy as np
 
-from fl_server.checkpoint import read_checkpoint
-from fl_server.config import BoardConfig, EarlyStopping, RunConfig, SitesConfig
-from fl_server.enrolment import Enrolment
-from fl_server.records import ScoreRule, UseCaseInfo
-from fl_server.rounds import RoundLoop
-from fl_server.simulation import InProcessGrid
-from strategies.registry import client_half_name
+from fl_server.config.run_config import BoardConfig, EarlyStopping, RunConfig, SitesConfig
+from fl_server.config.usecase import ScoreRule, UseCaseInfo
+from fl_server.results.checkpoint import read_checkpoint
+from fl_server.rounds.admission import Enrolment
+from fl_server.rounds.loop import RoundLoop
+from fl_server.runtimes.simulation import InProcessGrid
+from strategies.registry import client_update_name
 from tasks.contract import (
     ModelSpec,
     ScoreCard,
@@ -208,7 +208,7 @@ class Federation:
         config = self._config(sites, rounds, parts, options)
         grid = grid or InProcessGrid(config.site_data)
         task = QuadraticTask({})
-        enrolment = Enrolment(grid, config, task, client_half_name(strategy))
+        enrolment = Enrolment(grid, config, task, client_update_name(strategy))
         enrolment.start(len(sites))
         sampler = options.get("sampler")
         return RoundLoop(grid, config, task, strategy, enrolment, sampler), config, parts

@@ -3,8 +3,8 @@ import itertools
 import numpy as np
 import pytest
 
+from fl_common.errors import ReplyError
 from strategies.accumulator import WeightedMean
-from tasks.errors import ReplyError
 
 
 def _models(count, dtype=np.float32, seed=0):

@@ -6,9 +6,9 @@ import re
 import numpy as np
 import pytest
 
-from fl_server.config import make_strategy
+from fl_common.errors import ConfigError
+from fl_server.config.run_config import make_strategy
 from strategies.arguments import check_number, check_whole, check_whole_or_null
-from tasks.errors import ConfigError
 
 RANGES = {
     "krum.Krum": {"num_malicious_nodes": ([0, 2, None], [-1, 1.5, "1", True])},
@@ -26,7 +26,7 @@ RANGES = {
     "scaffold.Scaffold": {"server_lr": ([0.5, 1], [0, -1, math.nan])},
     "feddyn.FedDyn": {"alpha": ([0.1], [0, -1, math.inf])},
     "fedlc.FedLC": {"tau": ([0, 1], [-1])},
-    "ditto.Ditto": {"strength": ([0, 1], [-1])},
+    "ditto.Ditto": {"lam": ([0, 1], [-1])},
     "qfedavg.QFedAvg": {"q": ([0, 1], [-0.1]), "client_learning_rate": ([0.1], [0, -1])},
     "fednova.FedNova": {"momentum": ([0, 0.9], [-0.1, 1])},
     "fedbuff.FedBuff": {

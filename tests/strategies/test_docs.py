@@ -9,11 +9,11 @@ import pytest
 import yaml
 from quadratic_task import GRADIENT_DESCENT, assert_iterates, descend, minima, random_sites
 
-from fl_server.app import execute
-from fl_server.compose import compose_overrides
-from fl_server.config import make_strategy
-from fl_server.simulation import InProcessGrid
-from strategies.registry import client_half, personaliser
+from fl_server.config.compose import compose_overrides
+from fl_server.config.run_config import make_strategy
+from fl_server.runtimes.execution import execute
+from fl_server.runtimes.simulation import InProcessGrid
+from strategies.registry import client_update, personaliser
 from strategies.requirements import needs_single_updates
 
 ROOT = Path(__file__).parents[2]
@@ -39,10 +39,10 @@ def walk_through(tmp_path, monkeypatch):
     (folder / "momentum_scaffold.yaml").write_text(block("yaml"))
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "momentum_scaffold", raising=False)
-    client_half.cache_clear()
+    client_update.cache_clear()
     personaliser.cache_clear()
     yield tmp_path
-    client_half.cache_clear()
+    client_update.cache_clear()
     personaliser.cache_clear()
     sys.modules.pop("momentum_scaffold", None)
 

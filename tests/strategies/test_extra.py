@@ -7,17 +7,17 @@ import numpy as np
 import pytest
 from quadratic_task import minima, random_sites
 
-from fl_server.simulation import InProcessGrid
+from fl_server.runtimes.simulation import InProcessGrid
 from strategies.fedavg import FedAvg
 from strategies.local import LocalResult
-from strategies.messages import EXTRA
-from strategies.registry import client_half
+from strategies.registry import client_update
+from strategies.wire.messages import EXTRA
 
 
 class Counts(FedAvg):
     """Sends and expects one array that is no weight."""
 
-    client_half = "extra_half:update"
+    client_update = "extra_half:update"
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -41,9 +41,9 @@ def half(monkeypatch):
     module.extra = lambda local: {"tally": local.extra["tally"] + 1}
     module.update = lambda local: LocalResult(local.train(), module.extra(local))
     monkeypatch.setitem(sys.modules, "extra_half", module)
-    client_half.cache_clear()
+    client_update.cache_clear()
     yield module
-    client_half.cache_clear()
+    client_update.cache_clear()
 
 
 def statuses(federation, strategy, **options):
@@ -83,7 +83,7 @@ def test_reply_without_the_expected_arrays_is_refused(federation, half):
 
 def test_weights_as_extra_are_refused_where_none_are_expected(federation, half):
     class Unasked(FedAvg):
-        client_half = "extra_half:update"
+        client_update = "extra_half:update"
 
     half.extra = lambda local: {"body": local.received["body"]}
     for status, reason in statuses(federation, Unasked(**minima())):

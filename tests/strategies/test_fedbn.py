@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from fl_server.app import execute
-from fl_server.compose import compose_overrides
-from fl_server.simulation import InProcessGrid
-from strategies.messages import ARRAYS, unpack_arrays
-from tasks.errors import ConfigError
-from tasks.torch_layers import layer_kinds
+from fl_common.errors import ConfigError
+from fl_server.config.compose import compose_overrides
+from fl_server.runtimes.execution import execute
+from fl_server.runtimes.simulation import InProcessGrid
+from strategies.wire.messages import ARRAYS, unpack_arrays
+from tasks.networks.layers import layer_kinds
 
 
 def shifted_sites(folder, seed):
@@ -79,12 +79,12 @@ def test_normalisation_stays_at_the_site(tmp_path):
 
     grid = Listens(config.site_data)
     outcome = execute(grid, config)
-    kept = {path.split("::")[2] for path in grid.memory()}
+    kept = {path.split("::")[2] for path in grid.client_state()}
     assert kept == {"1.weight", "1.bias"}
     for arrays in replies:
         np.testing.assert_array_equal(arrays["1.weight"], np.ones(16, np.float32))
     assert (outcome.arrays["1.weight"] == 1).all()
-    own = [array for path, array in grid.memory().items() if path.endswith("1.weight")]
+    own = [array for path, array in grid.client_state().items() if path.endswith("1.weight")]
     assert len(own) == 4
     assert all((array != 1).any() for array in own)
 

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from quadratic_task import assert_iterates, descend, minima, random_sites
 
+from fl_common.errors import ConfigError
 from strategies.fedavg import FedAvg
 from strategies.fedbuff import FedBuff
-from tasks.errors import ConfigError
 
 
 def _reference_nguyen(sites, rounds, size, server_lr, order):

@@ -5,15 +5,15 @@ import pandas as pd
 import pytest
 import torch
 
-from fl_server.app import execute
-from fl_server.compose import compose_overrides
-from fl_server.simulation import InProcessGrid
+from fl_common.errors import ConfigError
+from fl_server.config.compose import compose_overrides
+from fl_server.runtimes.execution import execute
+from fl_server.runtimes.simulation import InProcessGrid
 from strategies.fedlc import FedLC
 from tasks.contract import DataSource, LocalObjective, ModelSpec, TrainConfig
-from tasks.errors import ConfigError
+from tasks.networks.losses import calibrated, classification_loss
 from tasks.registry import load_task
 from tasks.stats import Stats
-from tasks.tabular.losses import calibrated, classification_loss
 
 CLASSES = [f"c{k}" for k in range(6)]
 

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 from quadratic_task import assert_iterates, minima, random_sites
 
+from fl_common.errors import ConfigError
 from strategies.fedavg import FedAvg
 from strategies.fedprox import FedProx
 from tasks.contract import TrainConfig
-from tasks.errors import ConfigError
 
 EXACT = TrainConfig(optimizer="exact")
 

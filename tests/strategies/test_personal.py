@@ -12,15 +12,15 @@ from quadratic_task import (
     random_sites,
 )
 
-from fl_server.simulation import InProcessGrid
+from fl_common.errors import ConfigError
+from fl_server.runtimes.simulation import InProcessGrid
 from strategies.ditto import Ditto
 from strategies.fedavg import FedAvg
 from strategies.fedper import FedPer
-from strategies.messages import ARRAYS, unpack_arrays
 from strategies.personal import select_layers
 from strategies.requirements import check_layers
+from strategies.wire.messages import ARRAYS, unpack_arrays
 from tasks.contract import TrainConfig
-from tasks.errors import ConfigError
 
 PARTS = {"body": 3, "head": 1}
 
@@ -57,14 +57,14 @@ def test_fedper_is_the_papers_and_is_scored_with_each_sites_head(federation):
     assert history.scores[-1] == pytest.approx(loss)
 
 
-def _reference_ditto(sites, rounds, strength):
+def _reference_ditto(sites, rounds, lam):
     total = sum(site.rows for site in sites)
     w, own, iterates = np.zeros(4), [np.zeros(4) for _ in sites], [np.zeros(4)]
     for _ in range(rounds):
         for k, site in enumerate(sites):
             v = own[k]
             for _ in range(GRADIENT_DESCENT.local_steps):
-                v = v - GRADIENT_DESCENT.lr * (site.gradient(v) + strength * (v - w))
+                v = v - GRADIENT_DESCENT.lr * (site.gradient(v) + lam * (v - w))
             own[k] = v
         w = sum(s.rows / total * descend(s, w) for s in sites)
         iterates.append(w)
@@ -74,7 +74,7 @@ def _reference_ditto(sites, rounds, strength):
 
 def test_ditto_is_the_papers_and_is_scored_with_each_sites_model(federation):
     sites = shifted_sites()
-    history = federation(Ditto(strength=0.5, **minima()), sites, rounds=6, parts=PARTS)
+    history = federation(Ditto(lam=0.5, **minima()), sites, rounds=6, parts=PARTS)
     iterates, loss = _reference_ditto(sites, 6, 0.5)
     assert_iterates(history, iterates)
     assert history.scores[-1] == pytest.approx(loss)
@@ -92,7 +92,7 @@ def test_beats_fedavg_on_label_shifted_sites(federation, make):
 def test_strong_ditto_stays_at_the_global_model(federation):
     train = TrainConfig(lr=0.001, local_steps=20)
     sites = shifted_sites()
-    strong = federation(Ditto(strength=500.0, **minima()), sites, rounds=5, train=train)
+    strong = federation(Ditto(lam=500.0, **minima()), sites, rounds=5, train=train)
     plain = federation(FedAvg(**minima()), sites, rounds=5, train=train)
     # The personal models follow the weights received, one round behind the new global ones.
     assert plain.scores[-1] < strong.scores[-1] < plain.scores[-3]

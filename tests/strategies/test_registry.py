@@ -4,12 +4,12 @@ import types
 import pytest
 from flwr.serverapp import strategy as flower
 
+from fl_common.errors import ConfigError, PolicyError
 from strategies import ditto, fedavg, scaffold
-from strategies.registry import CLIENT_HALVES, client_half, client_half_name, personaliser
+from strategies.registry import CLIENT_UPDATES, client_update, client_update_name, personaliser
 from strategies.requirements import check_training, needs_single_updates
 from strategies.sampling import Uniform
 from tasks.contract import TrainConfig
-from tasks.errors import ConfigError, PolicyError
 
 
 @pytest.fixture
@@ -18,32 +18,32 @@ def custom(monkeypatch):
     module.update = lambda local: None
     module.personalise = lambda arrays, state: arrays
     monkeypatch.setitem(sys.modules, "my_strategy", module)
-    client_half.cache_clear()
+    client_update.cache_clear()
     personaliser.cache_clear()
     yield module
-    client_half.cache_clear()
+    client_update.cache_clear()
     personaliser.cache_clear()
 
 
-@pytest.mark.parametrize("name", CLIENT_HALVES)
+@pytest.mark.parametrize("name", CLIENT_UPDATES)
 def test_every_registered_half_exists(name):
-    assert callable(client_half(name))
+    assert callable(client_update(name))
 
 
 def test_strategies_name_their_halves():
-    assert client_half_name(scaffold.Scaffold()) == "scaffold"
-    assert client_half_name(flower.FedAvg()) == "fedavg"  # plain local training
+    assert client_update_name(scaffold.Scaffold()) == "scaffold"
+    assert client_update_name(flower.FedAvg()) == "fedavg"  # plain local training
 
 
 def test_unknown_half_lists_what_there_is():
     with pytest.raises(PolicyError, match=r"'fedfoo'.*scaffold"):
-        client_half("fedfoo")
+        client_update("fedfoo")
 
 
 def test_custom_code_runs_only_where_the_site_allows_it(custom):
     with pytest.raises(PolicyError, match=r"policy\.custom_code: true"):
-        client_half("my_strategy:update")
-    assert client_half("my_strategy:update", custom_code=True) is custom.update
+        client_update("my_strategy:update")
+    assert client_update("my_strategy:update", custom_code=True) is custom.update
     assert personaliser("my_strategy:update") is None
     assert personaliser("my_strategy:update", custom_code=True) is custom.personalise
 
@@ -51,7 +51,7 @@ def test_custom_code_runs_only_where_the_site_allows_it(custom):
 @pytest.mark.parametrize("name", ["no_such_module:f", "strategies.fedavg:no_such_function"])
 def test_code_that_is_not_installed_is_a_policy_error(name):
     with pytest.raises(PolicyError, match="not installed at this site"):
-        client_half(name, custom_code=True)
+        client_update(name, custom_code=True)
 
 
 def test_only_personal_strategies_personalise():
@@ -60,7 +60,7 @@ def test_only_personal_strategies_personalise():
     assert personaliser("fedbn") is not None
     assert personaliser("fedavg") is None
     assert personaliser("fedfoo") is None
-    assert fedavg.FedAvg.client_half == "fedavg"
+    assert fedavg.FedAvg.client_update == "fedavg"
 
 
 def test_rules_that_see_single_updates_say_so():
@@ -83,7 +83,7 @@ def test_calibration_needs_a_classification_task():
 
 
 def test_sampler_is_made_from_the_configuration():
-    from fl_server.instantiation import make_sampler
+    from fl_server.config.instantiation import make_sampler
 
     assert make_sampler(None) == Uniform()
     target = "strategies.sampling.Uniform"

@@ -3,15 +3,15 @@
 import pytest
 from flwr.serverapp import strategy as flower
 
-from fl_server.checks import check_run
-from fl_server.config import make_strategy
+from fl_common.errors import ConfigError
+from fl_server.config.compatibility import check_run
+from fl_server.config.run_config import make_strategy
 from strategies.bulyan import Bulyan
 from strategies.fedadam import FedAdam
 from strategies.fedavg import FedAvg
 from strategies.krum import Krum
 from strategies.requirements import check_sites, needs_single_updates, num_asked
 from strategies.sampling import BySize, PowerOfChoice, Stratified, Uniform
-from tasks.errors import ConfigError
 
 HIDING = ["secagg", "central_fixed", "central_adaptive"]
 

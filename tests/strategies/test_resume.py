@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from quadratic_task import minima, pooled_optimum, random_sites
 
-from fl_server.checkpoint import read_checkpoint
-from fl_server.simulation import InProcessGrid
+from fl_server.results.checkpoint import read_checkpoint
+from fl_server.runtimes.simulation import InProcessGrid
 from strategies.bulyan import Bulyan
 from strategies.cyclic import CyclicWeightTransfer
 from strategies.ditto import Ditto
@@ -21,11 +21,11 @@ from strategies.fedper import FedPer
 from strategies.fedprox import FedProx
 from strategies.fedyogi import FedYogi
 from strategies.krum import Krum, MultiKrum
-from strategies.messages import ARRAYS, pack_arrays
 from strategies.qfedavg import QFedAvg
 from strategies.scaffold import Scaffold
-from strategies.state import forget_paired
+from strategies.snapshot import forget_tied_to_clients
 from strategies.trimmed_mean import TrimmedMean
+from strategies.wire.messages import ARRAYS, pack_arrays
 from tasks.contract import TrainConfig
 
 SHELF = {
@@ -80,9 +80,9 @@ def test_server_state_is_in_the_checkpoint(federation, tmp_path, name, attribute
 def test_state_that_mirrors_lost_memories_is_dropped(federation):
     strategy = SHELF["scaffold"]()
     federation(strategy, random_sites(), rounds=2)
-    assert forget_paired(strategy) == ["variate"]
+    assert forget_tied_to_clients(strategy) == ["variate"]
     assert strategy.variate is None
-    assert forget_paired(SHELF["fedavg"]()) == []
+    assert forget_tied_to_clients(SHELF["fedavg"]()) == []
 
 
 def test_failed_round_leaves_no_trace(federation, monkeypatch):

@@ -7,16 +7,16 @@ import pytest
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from quadratic_task import attacked, minima, pooled_optimum, random_sites
 
+from fl_common.errors import ReplyError
 from strategies.bulyan import Bulyan, around_median
 from strategies.bulyan import select as select_bulyan
 from strategies.fedavg import FedAvg
 from strategies.fedmedian import FedMedian
 from strategies.krum import Krum, MultiKrum, select
-from strategies.messages import ARRAYS, METRICS, pack_arrays, unpack_arrays
 from strategies.robust import krum_scores, squared_distances, tolerated
 from strategies.trimmed_mean import TrimmedMean, num_trimmed, trimmed
+from strategies.wire.messages import ARRAYS, METRICS, pack_arrays, unpack_arrays
 from tasks.contract import TrainConfig
-from tasks.errors import ReplyError
 
 ROBUST = {
     "median": lambda: FedMedian(**minima()),

@@ -5,11 +5,11 @@ import pytest
 from flwr.serverapp import strategy as flower
 from quadratic_task import minima, random_sites
 
-from fl_server.checks import check_run
-from fl_server.compose import compose_overrides
-from fl_server.instantiation import make_sampler
+from fl_common.errors import ConfigError
+from fl_server.config.compatibility import check_run
+from fl_server.config.compose import compose_overrides
+from fl_server.config.instantiation import make_sampler
 from strategies.sampling import BySize, Candidate, PowerOfChoice, Stratified, Uniform
-from tasks.errors import ConfigError
 
 STRATEGIES_MD = (Path(__file__).parents[2] / "docs" / "strategies.md").read_text(encoding="utf-8")
 SITES = [Candidate(f"s{k}", 10 * (k + 1), float(k % 4)) for k in range(10)]
@@ -167,7 +167,7 @@ def test_power_of_choice_follows_the_last_losses_of_the_run(federation):
 
 
 def test_losses_survive_a_resume(federation, tmp_path):
-    from fl_server.checkpoint import read_checkpoint
+    from fl_server.results.checkpoint import read_checkpoint
 
     sites, options = random_sites(4, spread=3.0), {"sampler": PowerOfChoice(0.5)}
     whole = federation(flower.FedAvg(**minima()), sites, rounds=6, **options)

@@ -11,13 +11,13 @@ from quadratic_task import (
     random_sites,
 )
 
+from fl_common.errors import ConfigError
 from strategies.fedavg import FedAvg
 from strategies.feddyn import FedDyn
-from strategies.messages import EXTRA, METRICS
 from strategies.requirements import check_training
 from strategies.scaffold import Scaffold
+from strategies.wire.messages import EXTRA, METRICS
 from tasks.contract import TrainConfig
-from tasks.errors import ConfigError
 
 
 def _reference_karimireddy(sites, rounds, server_lr, shares, asked):
@@ -94,7 +94,7 @@ def test_beats_fedavg_on_heterogeneous_sites(federation):
 
 
 def test_reply_without_a_variate_is_refused_and_named(federation):
-    from fl_server.simulation import InProcessGrid
+    from fl_server.runtimes.simulation import InProcessGrid
 
     class Forgets(InProcessGrid):
         def _deliver(self, message):

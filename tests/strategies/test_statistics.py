@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from quadratic_task import descend, minima, random_sites
 
-from fl_server.screening import conformed
+from fl_server.rounds.reply_validation import conformed
+from strategies.arrays import added, statistics
 from strategies.fedadagrad import FedAdagrad
 from strategies.fedadam import FedAdam
 from strategies.fedavg import FedAvg
@@ -16,7 +17,6 @@ from strategies.fedavgm import FedAvgM
 from strategies.fedbuff import FedBuff
 from strategies.fedyogi import FedYogi
 from strategies.qfedavg import QFedAvg
-from strategies.weights import added, statistics
 
 MEANS = {"body": 2, "norm.running_mean": 2}
 VARIANCES = {"body": 2, "norm.running_var": 2}

@@ -8,15 +8,15 @@ from flwr.app import ConfigRecord
 from flwr.serverapp import strategy as flower
 from quadratic_task import Federation, minima, random_sites, split
 
-from fl_server.config import make_strategy
-from fl_server.simulation import InProcessGrid
+from fl_server.config.run_config import make_strategy
+from fl_server.runtimes.simulation import InProcessGrid
 from strategies.fedadagrad import FedAdagrad
 from strategies.fedavg import FedAvg
 from strategies.fedavgm import FedAvgM
 from strategies.fedmedian import FedMedian
 from strategies.fedprox import FedProx
-from strategies.messages import pack_arrays, unpack_arrays
 from strategies.qfedavg import QFedAvg
+from strategies.wire.messages import pack_arrays, unpack_arrays
 
 STOCK = {
     "FedAvg": {},
@@ -35,7 +35,7 @@ STOCK = {
 WITHOUT = {"Strategy", "Result", "FedXgbBagging", "FedXgbCyclic"}
 """No weights to compare: an interface, a record, and trees."""
 WRAPPERS = {name for name in flower.__all__ if name.startswith("DifferentialPrivacy")}
-"""Refused at launch (test_requirements.py); privacy/test_central.py shows why."""
+"""RefusedError at launch (test_requirements.py); privacy/test_central.py shows why."""
 
 
 def test_every_strategy_that_flower_has_is_covered():

@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from tasks.errors import ConfigError
+from fl_common.errors import ConfigError
 from tasks.registry import load_task, task_names
 
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from tasks.errors import ReplyError
+from fl_common.errors import ReplyError
 from tasks.stats import COUNT, SUM, Stats
 
 counts = arrays(np.int64, 3, elements=st.integers(0, 2**40))
@@ -50,9 +50,9 @@ def test_total_equals_repeated_merge_and_leaves_parts_alone(parts):
 
 @given(stats(), stats())
 def test_scope_is_a_morphism_and_undoes_scoped(a, b):
-    assert_equal(a.scoped("x/y").scope("x/y"), a)
-    assert_equal(a.merge(b).scoped("s"), a.scoped("s").merge(b.scoped("s")))
-    assert not len(a.scoped("xy").scope("x"))
+    assert_equal(a.under("x/y").below("x/y"), a)
+    assert_equal(a.merge(b).under("s"), a.under("s").merge(b.under("s")))
+    assert not len(a.under("xy").below("x"))
 
 
 def test_arrays_become_counts_or_sums():

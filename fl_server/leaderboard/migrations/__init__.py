@@ -20,7 +20,7 @@ from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.engine import URL, Connection, make_url
 from sqlalchemy.exc import ArgumentError
 
-from tasks.errors import ConfigError
+from fl_common.errors import ConfigError
 
 BUSY_SECONDS = 30
 """How long a writer waits for another one."""

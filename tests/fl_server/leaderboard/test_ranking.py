@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fl_common.errors import ConfigError
+from fl_server.config.usecase import ScoreRule
 from fl_server.leaderboard.ranking import DIRECTIONS, improvement, loss, rank
-from fl_server.records import ScoreRule
-from tasks.errors import ConfigError
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -10,10 +10,10 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import create_engine, text
 
+from fl_common.errors import ConfigError, FedleagueError
 from fl_server.leaderboard import migrations
 from fl_server.leaderboard.store import Store
 from fl_server.leaderboard.tables import Table
-from tasks.errors import ConfigError, FedleagueError
 from tests.contracts.store_contract import StoreContract, make_info, make_record
 
 POSTGRES = os.environ.get("FEDLEAGUE_TEST_POSTGRES_URL", "")
@@ -80,6 +80,9 @@ def test_database_of_the_first_schema_is_brought_up_to_date(url):
     with engine.begin() as connection:
         for table in ("round", "site_record"):
             connection.exec_driver_sql(f'ALTER TABLE "{table}" DROP COLUMN epsilon')
+        connection.exec_driver_sql(
+            "ALTER TABLE usecase RENAME COLUMN extra_columns TO subgroup_columns"
+        )
         connection.exec_driver_sql(f"UPDATE {migrations.VERSION_TABLE} SET version_num = '0001'")
     engine.dispose()
     with Store(url) as store:

@@ -12,10 +12,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from fl_common.errors import ConfigError, LinkError
+from fl_server.config.usecase import ScoreRule
 from fl_server.leaderboard.store import Store
 from fl_server.leaderboard.web import create_app, serve, serve_in_background
-from fl_server.records import ScoreRule
-from tasks.errors import ConfigError, LinkError
 from tests.contracts.store_contract import USECASE, make_info, make_record
 
 with warnings.catch_warnings():

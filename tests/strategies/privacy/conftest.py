@@ -8,10 +8,10 @@ import pytest
 from flwr.app import Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
-from fl_server.app import execute
-from fl_server.result import RESULT
-from fl_server.simulation import InProcessGrid
-from strategies.messages import TrainReply
+from fl_server.results.result import RESULT
+from fl_server.runtimes.execution import execute
+from fl_server.runtimes.simulation import InProcessGrid
+from strategies.wire.messages import TrainReply
 
 
 @pytest.fixture

@@ -8,15 +8,15 @@ from flwr.app import ConfigRecord
 from flwr.serverapp import strategy as flower
 from safetensors.numpy import load_file
 
-from fl_server.simulation import InProcessGrid
+from fl_common.errors import ConfigError
+from fl_server.runtimes.simulation import InProcessGrid
 from strategies.fedadam import FedAdam
 from strategies.fedavg import FedAvg
-from strategies.messages import ARRAYS, pack_arrays, unpack_arrays
 from strategies.privacy.accounting import epsilon_of
 from strategies.privacy.central import CentralDp, ClippedSum, noise_stddevs
 from strategies.privacy.modes import CentralAdaptive, CentralFixed
-from strategies.state import restore, snapshot
-from tasks.errors import ConfigError
+from strategies.snapshot import restore, snapshot
+from strategies.wire.messages import ARRAYS, pack_arrays, unpack_arrays
 
 pytest.importorskip("opacus")
 SENT = {"w": np.ones((4, 3), np.float32), "b": np.zeros(3, np.float32), "n": np.array(7)}

@@ -8,16 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from fl_client.ledger import Ledger
-from fl_client.policy import Policy
-from fl_client.site import read_site
-from fl_server.simulation import InProcessGrid
-from strategies.messages import Refusal
+from fl_client.policy.policy import Policy
+from fl_client.policy.site import read_site
+from fl_client.state.privacy_budget import PrivacyBudget
+from fl_common.errors import ConfigError, PolicyError
+from fl_server.runtimes.simulation import InProcessGrid
 from strategies.privacy.accounting import epsilon_of
-from tasks import dp_sgd
+from strategies.wire.messages import Refusal
 from tasks.contract import DataSource, DpSgd, LocalObjective, ModelSpec, TrainConfig
-from tasks.errors import ConfigError, PolicyError
-from tasks.poisson import private_steps
+from tasks.networks import dp_sgd
 from tasks.registry import load_task
 
 pytest.importorskip("opacus")
@@ -155,8 +154,8 @@ def test_neither_noise_nor_batches_come_from_the_runs_seed(site):
 
 
 def test_schedule_is_what_the_accountant_counts():
-    assert private_steps(100, TrainConfig(batch_size=32, local_epochs=2)) == (0.32, 8)
-    assert private_steps(20, TrainConfig(batch_size=32, local_steps=3)) == (1.0, 3)
+    assert TrainConfig(batch_size=32, local_epochs=2).private_steps(100) == (0.32, 8)
+    assert TrainConfig(batch_size=32, local_steps=3).private_steps(20) == (1.0, 3)
 
 
 class Memory(dict):
@@ -173,19 +172,21 @@ def test_ledger_refuses_what_exceeds_the_budget(tmp_path, kept):
     memory = Memory()
     budget = epsilon_of([(1.0, 0.1, 30)], 1e-5) + 1e-6
     for round_number in range(3):  # a new process each time
-        Ledger(Policy(epsilon_budget=budget), path, memory).charge(CONFIG, 100)
-        spent = Ledger(Policy(), path, memory).spent(1e-5)
+        PrivacyBudget(Policy(epsilon_budget=budget), path, memory).spend(CONFIG, 100)
+        spent = PrivacyBudget(Policy(), path, memory).spent(1e-5)
         assert spent == pytest.approx(epsilon_of([(1.0, 0.1, 10 * round_number + 10)], 1e-5))
     with pytest.raises(PolicyError, match="epsilon_budget"):
-        Ledger(Policy(epsilon_budget=budget), path, memory).charge(CONFIG, 100)
-    assert Ledger(Policy(), path, memory).spent(1e-5) == spent  # a refusal costs nothing
+        PrivacyBudget(Policy(epsilon_budget=budget), path, memory).spend(CONFIG, 100)
+    assert PrivacyBudget(Policy(), path, memory).spent(1e-5) == spent  # a refusal costs nothing
 
 
 def test_server_cannot_widen_the_budget_by_delta_or_noise():
     policy = Policy(epsilon_budget=3.0)
     for dp in (DpSgd(1.0, 1.0, 0.99), DpSgd(0.1, 1.0, 1e-5), DpSgd(0.0, 1.0, 1e-5), None):
         with pytest.raises(PolicyError, match="epsilon_budget"):
-            Ledger(policy, None, Memory()).charge(replace(CONFIG, dp=dp, local_steps=2000), 100)
+            PrivacyBudget(policy, None, Memory()).spend(
+                replace(CONFIG, dp=dp, local_steps=2000), 100
+            )
 
 
 @pytest.mark.parametrize(
@@ -203,7 +204,7 @@ def test_server_cannot_widen_the_budget_by_delta_or_noise():
 def test_ledger_refuses_numbers_that_would_falsify_it(odd):
     memory = Memory()
     with pytest.raises(PolicyError):
-        Ledger(Policy(epsilon_budget=1e9), None, memory).charge(replace(CONFIG, **odd), 100)
+        PrivacyBudget(Policy(epsilon_budget=1e9), None, memory).spend(replace(CONFIG, **odd), 100)
     assert not memory
 
 
@@ -211,7 +212,7 @@ def test_damaged_ledger_stops_the_spending(tmp_path):
     path = tmp_path / "epsilon.json"
     path.write_text('{"releases": [[1.0')
     with pytest.raises(PolicyError, match="cannot be read"):
-        Ledger(Policy(epsilon_budget=3.0), path, Memory()).charge(CONFIG, 100)
+        PrivacyBudget(Policy(epsilon_budget=3.0), path, Memory()).spend(CONFIG, 100)
 
 
 def test_real_site_with_a_budget_has_a_ledger_file(tmp_path):
@@ -237,7 +238,7 @@ def test_run_reports_each_sites_epsilon_and_no_loss(compose, run):
         assert record.train_loss is None
         trained = {s.site: s for s in record.sites if s.phase == "train"}
         for name, num_rows in rows.items():
-            rate, steps = private_steps(num_rows, config.train)
+            rate, steps = config.train.private_steps(num_rows)
             expected = epsilon_of([(2.0, rate, steps * record.round)], 1e-5)
             assert trained[name].epsilon == pytest.approx(expected)
             assert trained[name].loss is None
@@ -248,7 +249,7 @@ def test_run_reports_each_sites_epsilon_and_no_loss(compose, run):
 
 def test_site_refuses_when_its_budget_is_exhausted(compose, run):
     config = compose("privacy=local_dpsgd", "privacy.noise_multiplier=2", "train.batch_size=8")
-    rate, steps = private_steps(48, config.train)
+    rate, steps = config.train.private_steps(48)
     budget = epsilon_of([(2.0, rate, steps * 2)], 1e-5) + 1e-6
     outcome, _ = run(config, InProcessGrid(with_policy(config, epsilon_budget=budget)))
     first = [

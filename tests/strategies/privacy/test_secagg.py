@@ -8,11 +8,18 @@ import pytest
 from flwr.app import ConfigRecord, Error, Message, RecordDict
 from flwr.common.secure_aggregation.secaggplus_utils import pseudo_rand_gen
 
-from fl_client.egress import check_reply
-from fl_client.site import site_from_mapping
-from fl_server.compose import compose_overrides
-from fl_server.simulation import InProcessGrid
-from strategies.messages import (
+from fl_client.egress.guard import check_reply
+from fl_client.policy.site import site_from_mapping
+from fl_common.errors import ConfigError, EgressError, PolicyError, QuorumError, ReplyError
+from fl_server.config.compose import compose_overrides
+from fl_server.runtimes.simulation import InProcessGrid
+from strategies.privacy import secagg
+from strategies.privacy.fixed_point import from_words, layout_of, num_words, to_words
+from strategies.privacy.masking import mask
+from strategies.privacy.modes import SecureAggregation
+from strategies.privacy.secagg import SiteSession
+from strategies.privacy.secagg_server import MaskedSum
+from strategies.wire.messages import (
     ARRAYS,
     BOXES,
     EXTRA,
@@ -27,13 +34,6 @@ from strategies.messages import (
     pack_arrays,
     unpack_arrays,
 )
-from strategies.privacy import secagg
-from strategies.privacy.fixed_point import from_words, layout_of, num_words, to_words
-from strategies.privacy.masking import mask
-from strategies.privacy.modes import SecureAggregation
-from strategies.privacy.secagg import SiteSession
-from strategies.privacy.secagg_server import MaskedSum
-from tasks.errors import ConfigError, EgressError, PolicyError, QuorumError, ReplyError
 
 
 def summands(rng):

@@ -9,12 +9,12 @@ from safetensors.torch import save_file
 from sklearn.metrics import accuracy_score, f1_score, log_loss, roc_auc_score
 from torch.nn import functional as F
 
-from fl_server.compose import compose_overrides
-from fl_server.runtimes import launch
+from fl_common.errors import ConfigError, DataError, SchemaError
+from fl_server.config.compose import compose_overrides
+from fl_server.runtimes.launch import launch
 from strategies.accumulator import WeightedMean
 from strategies.personal import select_layers
 from tasks.contract import DataSource, LocalObjective, ModelSpec, Partition, TrainConfig
-from tasks.errors import ConfigError, DataError, SchemaError
 from tasks.images.weights import start_from_file
 from tasks.registry import load_task
 from tasks.stats import Stats

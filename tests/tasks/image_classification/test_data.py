@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fl_common.errors import ConfigError, DataError, SchemaError
 from tasks.contract import DataSource, LocalObjective, ModelSpec, Partition, TrainConfig
-from tasks.datasets import images as image_sets
-from tasks.datasets.images import ImageDataset
-from tasks.errors import ConfigError, DataError, SchemaError
 from tasks.image_classification.data import read_site
 from tasks.image_classification.pictures import RawPicture, read_pictures
 from tasks.image_classification.schema import ImageSchema
 from tasks.images import arrays
+from tasks.images import datasets as image_sets
+from tasks.images.datasets import ImageDataset
+from tasks.images.image_refs import GeneratedImage
+from tasks.images.issues import ImageReport
 from tasks.images.pixels import Geometry
-from tasks.images.refs import GeneratedImage
-from tasks.images.report import ImageReport
 from tasks.registry import load_task
 
 
@@ -234,7 +234,7 @@ def test_bad_pictures_are_refused_by_name_or_dropped_and_noted(site, schema_valu
     values = schema_values | {"max_pixels": 400}
     with pytest.raises(DataError) as refused:
         read_site(DataSource("a", path), 0, schema(values))
-    data = read_site(DataSource("a", path), 0, schema(values, on_bad="drop"))
+    data = read_site(DataSource("a", path), 0, schema(values, on_invalid="drop"))
     notes = "\n".join(data.notes)
     for counted, named in BAD.values():
         for text in (str(refused.value), notes):
@@ -296,7 +296,7 @@ def test_whole_numbers_name_classes_by_place_only_if_they_name_none(tmp_path):
         ({"augment": [{"_target_": "os.system"}]}, "expected {name: RandomRotation"),
         ({"subgroups": {"x": {"class": "rng"}}}, "did you mean 'ring'"),
         ({"subgroups": {"x": {"min": 3}}}, "expected {class: X}"),
-        ({"on_bad": "ignore"}, "expected refuse or drop"),
+        ({"on_invalid": "ignore"}, "expected refuse or drop"),
     ],
 )
 def test_wrong_schemas_are_config_errors(schema_values, keys, message):

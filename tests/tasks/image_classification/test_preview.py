@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fl_common.errors import DataError
 from tasks.contract import DataSource
-from tasks.errors import DataError
 from tasks.image_classification.data import read_site
 from tasks.image_classification.preview import contact_sheet
 from tasks.image_classification.schema import ImageSchema

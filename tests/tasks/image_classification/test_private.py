@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from fl_common.errors import ConfigError
 from tasks.contract import DataSource, DpSgd, LocalObjective, ModelSpec, TrainConfig
-from tasks.dp_sgd import per_example_gradients
-from tasks.errors import ConfigError
+from tasks.networks.dp_sgd import per_example_gradients
 from tasks.registry import load_task
 
 pytest.importorskip("opacus")

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fl_server.commands import app
-from tasks.errors import ConfigError, DataError
+from fl_common.errors import ConfigError, DataError
+from fl_server.commands.cli import app
 from tasks.images.contact_sheet import TILE, Sheet, Tile, colour, fitted, spread, write_sheet
 
 

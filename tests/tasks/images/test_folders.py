@@ -10,9 +10,9 @@ import pytest
 from tasks.contract import DataSource
 from tasks.images.folders import files_below, walk
 from tasks.registry import load_task
-from tasks.stamps import stamp
+from tasks.sites.file_version import file_version
 from tests.tasks.image_classification.conftest import Site
-from tests.tasks.segmentation import conftest as masks
+from tests.tasks.semantic_segmentation import conftest as masks
 
 
 def touch(path):
@@ -75,15 +75,15 @@ def test_a_change_in_a_linked_folder_is_noticed(change, tmp_path):
     file = touch(tmp_path / "store" / "x.png")
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "cat").symlink_to(tmp_path / "store")
-    before = stamp(str(tmp_path / "in"))
-    assert stamp(str(tmp_path / "in")) == before
+    before = file_version(str(tmp_path / "in"))
+    assert file_version(str(tmp_path / "in")) == before
     if change == "add":
         touch(tmp_path / "store" / "y.png")
     elif change == "remove":
         file.unlink()
     else:
         os.utime(file, (1, 1))
-    assert stamp(str(tmp_path / "in")) != before
+    assert file_version(str(tmp_path / "in")) != before
 
 
 @pytest.fixture

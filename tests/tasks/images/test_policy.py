@@ -6,16 +6,16 @@ from types import SimpleNamespace
 
 import pytest
 
-from fl_client.check import check_site
-from fl_client.site import site_from_mapping
-from fl_server.catalogue import job_of
-from fl_server.compose import compose_overrides
+from fl_client.data_check import check_site
+from fl_client.policy.site import site_from_mapping
+from fl_common.errors import DataError
+from fl_server.commands.usecases import job_of
+from fl_server.config.compose import compose_overrides
 from tasks.contract import DataSource
-from tasks.errors import DataError
-from tasks.images.report import on_bad
-from tests.tasks.detection.shapes import write_shapes
+from tasks.images.issues import on_invalid
 from tests.tasks.image_classification import conftest as classes
-from tests.tasks.segmentation import conftest as masks
+from tests.tasks.object_detection.shapes import write_shapes
+from tests.tasks.semantic_segmentation import conftest as masks
 
 TASKS = {
     "image_classification": ["usecase.classes=[disc,ring,cross]"],
@@ -46,8 +46,8 @@ def damaged(task, root):
     ],
 )
 def test_the_sites_word_is_the_last(site, usecase, expected):
-    source = DataSource("a", "x", on_bad=site)
-    assert on_bad(source, SimpleNamespace(on_bad=usecase)) == expected
+    source = DataSource("a", "x", on_invalid=site)
+    assert on_invalid(source, SimpleNamespace(on_invalid=usecase)) == expected
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -55,22 +55,22 @@ def test_a_site_may_drop_what_the_use_case_refuses_and_the_other_way_round(task,
     data = {"train": damaged(task, tmp_path / "site")}
 
     def checked(site_says, usecase_says):
-        job = job_of(task, [*TASKS[task], f"usecase.on_bad={usecase_says}"]).to_json()
-        raw = {"name": "ward", "data": {**data, "on_bad": site_says}, "policy": {"min_rows": 1}}
+        job = job_of(task, [*TASKS[task], f"usecase.on_invalid={usecase_says}"]).to_json()
+        raw = {"name": "ward", "data": {**data, "on_invalid": site_says}, "policy": {"min_rows": 1}}
         return check_site(site_from_mapping(raw, "site.yaml", tmp_path), job)
 
     for says in (("refuse", "drop"), (None, "refuse")):
-        with pytest.raises(DataError, match=r"cannot be read.*on_bad: drop, below data"):
+        with pytest.raises(DataError, match=r"cannot be read.*on_invalid: drop, below data"):
             checked(*says)
     for says in (("drop", "refuse"), (None, "drop")):
         assert any(note.startswith("left out: 1 images cannot") for note in checked(*says).notes)
 
 
 def test_a_simulations_sites_share_a_word_and_may_have_their_own():
-    sites = "data.sites=[a/,{name: b, train: b/},{name: c, train: c/, on_bad: refuse}]"
+    sites = "data.sites=[a/,{name: b, train: b/},{name: c, train: c/, on_invalid: refuse}]"
     overrides = ["usecase=image_classification", "usecase.classes=[x,y]", sites]
-    config = compose_overrides([*overrides, "data.on_bad=drop"])
-    assert [s["data"].get("on_bad") for s in config.site_data] == ["drop", "drop", "refuse"]
-    assert "on_bad" not in compose_overrides(overrides).site_data[0]["data"]
-    config = compose_overrides(["usecase=digits", "data.on_bad=drop"])
-    assert {s["data"]["on_bad"] for s in config.site_data} == {"drop"}
+    config = compose_overrides([*overrides, "data.on_invalid=drop"])
+    assert [s["data"].get("on_invalid") for s in config.site_data] == ["drop", "drop", "refuse"]
+    assert "on_invalid" not in compose_overrides(overrides).site_data[0]["data"]
+    config = compose_overrides(["usecase=digits", "data.on_invalid=drop"])
+    assert {s["data"]["on_invalid"] for s in config.site_data} == {"drop"}

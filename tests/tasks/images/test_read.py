@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tasks.errors import ConfigError, DataError
+from fl_common.errors import ConfigError, DataError
 from tasks.images import BadImageError, FileImage, ImageReport, inspect_image, read_image
+from tasks.images.issues import DESCRIPTIONS, NEUTRAL
 from tasks.images.read import MAX_PIXELS, MOST_PIXELS, SUFFIXES
-from tasks.images.report import DESCRIPTIONS, NEUTRAL
 from tasks.registry import load_task
 
 
@@ -320,7 +320,7 @@ def test_report_refuses_with_counts_and_first_files():
     assert message.startswith("site/data: 5 boxes have no area (0.xml: object 0, 1.xml: object 1")
     assert "1 images are cut off or damaged (a.jpg: is cut off)" in message
     assert "palette" not in message
-    assert "data.on_bad=drop" in message
+    assert "data.on_invalid=drop" in message
     assert "\n" not in message
 
 

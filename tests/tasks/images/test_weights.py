@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from tasks.errors import ConfigError
+from fl_common.errors import ConfigError
 from tasks.images.weights import load_checkpoint, read_state
 
 STATE = {"conv.weight": torch.ones(2, 1), "conv.bias": torch.zeros(2)}

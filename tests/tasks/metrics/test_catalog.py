@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tasks.errors import ConfigError
+from fl_common.errors import ConfigError
 from tasks.metrics import (
     classification_stats,
     finalise_classification,

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
-from tasks.errors import ConfigError, DataError, DivergedError, ReplyError
+from fl_common.errors import ConfigError, DataError, DivergedError, ReplyError
 from tasks.metrics import classification_stats, finalise_classification, metric_names
-from tasks.metrics.bins import num_score_bins
+from tasks.metrics.histograms import num_score_bins
 from tasks.stats import Stats
 
 EXACT = 1e-9

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.datasets import data_root
-from tasks.errors import ConfigError, DataError, DivergedError, ReplyError
+from fl_common.errors import ConfigError, DataError, DivergedError, ReplyError
+from tasks.datasets.folder import data_root
 from tasks.metrics import (
     Detections,
     detection_stats,
@@ -23,8 +23,12 @@ from tasks.metrics import (
     metric_info,
     metric_names,
 )
-from tasks.metrics.interpolated import detection_edges, interpolated_precision, num_detection_bins
-from tasks.metrics.overlap import greedy_match, matched_overlap, pairwise_iou
+from tasks.metrics.average_precision import (
+    detection_edges,
+    interpolated_precision,
+    num_detection_bins,
+)
+from tasks.metrics.box_matching import greedy_match, matched_overlap, pairwise_iou
 from tasks.stats import Stats
 
 coco_module = pytest.importorskip("pycocotools.coco", reason="pycocotools is not installed")

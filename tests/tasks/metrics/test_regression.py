@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
-from tasks.errors import ConfigError, DataError, DivergedError, ReplyError
+from fl_common.errors import ConfigError, DataError, DivergedError, ReplyError
 from tasks.metrics import finalise_regression, metric_names, regression_stats
 from tasks.stats import Stats
 

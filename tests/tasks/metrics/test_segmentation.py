@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, f1_score, jaccard_score
 
-from tasks.errors import DataError, ReplyError
+from fl_common.errors import DataError, ReplyError
 from tasks.metrics import (
     blank_segmentation,
     finalise_segmentation,

@@ -6,10 +6,10 @@ import torch
 import torchmetrics.classification as tmc
 import torchmetrics.regression as tmr
 
-from tasks.errors import ConfigError, DataError, ReplyError
+from fl_common.errors import ConfigError, DataError, ReplyError
 from tasks.metrics import classification_stats, regression_stats
-from tasks.metrics.bins import score_edges
 from tasks.metrics.extra import TorchmetricStats, extra_stats, finalise_extra
+from tasks.metrics.histograms import score_edges
 from tasks.metrics.regression import SUMS
 from tasks.stats import Stats
 

@@ -3,8 +3,8 @@ import pandas as pd
 import pytest
 import torch
 
+from fl_common.errors import SchemaError
 from tasks.contract import DataSource, LocalObjective, ModelSpec, Partition, TrainConfig
-from tasks.errors import SchemaError
 from tasks.metrics import classification_stats, finalise_classification
 from tasks.registry import load_task
 from tasks.stats import Stats

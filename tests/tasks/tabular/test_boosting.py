@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tasks import boosters
-from tasks.booster_form import check_booster
+from fl_common.errors import ConfigError, ReplyError
 from tasks.contract import DataSource, DpSgd, LocalObjective, ModelSpec, Partition, TrainConfig
-from tasks.errors import ConfigError, ReplyError
-from tasks.growing import GrowingModel
 from tasks.registry import load_task
 from tasks.stats import Stats
+from tasks.trees import booster_json as boosters
+from tasks.trees.booster_validation import check_booster
+from tasks.trees.variable_size import VariableSizeModel
 
 xgboost = pytest.importorskip("xgboost")
 
@@ -181,11 +181,11 @@ def test_every_scope_is_summed_as_for_networks(table):
     for _ in range(5):
         case.train(model)
     for other in (network, model):
-        blank, sent = case.task.blank(other), case.task.evaluate(other, case.sites[0])
+        blank, sent = case.task.empty_stats(other), case.task.evaluate(other, case.sites[0])
         assert {n: (a.shape, a.dtype) for n, a in blank.items()} == {
             n: (a.shape, a.dtype) for n, a in sent.items()
         }
-    assert set(case.task.blank(model)) == set(case.task.blank(network))
+    assert set(case.task.empty_stats(model)) == set(case.task.empty_stats(network))
     card = case.scores(model)
     assert card.blocks["x"].values["accuracy"] > card.blocks["sex"].values["accuracy"]
     assert card.attributions["x1"] > card.attributions["x3"]
@@ -240,8 +240,8 @@ def test_arrays_are_copies_and_other_arrays_are_refused(case):
             model.load(wrong)
     with pytest.raises(ReplyError):
         model.load({"0": before["0"][None]})
-    assert isinstance(model, GrowingModel)
-    assert not isinstance(case.task.build(ModelSpec("mlp"), case.fitted, 0), GrowingModel)
+    assert isinstance(model, VariableSizeModel)
+    assert not isinstance(case.task.build(ModelSpec("mlp"), case.fitted, 0), VariableSizeModel)
     assert (case.task.new_trees(SPEC), case.task.new_trees(ModelSpec("mlp"))) == (
         model.form.num_groups,
         0,

@@ -4,11 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import tasks.datasets
+import tasks.tabular.datasets
+from fl_common.errors import ConfigError, DataError, SchemaError
 from tasks.contract import DataSource, Partition
-from tasks.errors import ConfigError, DataError, SchemaError
 from tasks.registry import load_task
-from tasks.tabular.data import split_rows
+from tasks.sites.splits import split_rows
 
 
 def classification(**keys):
@@ -234,7 +234,7 @@ def test_split_seed_of_the_source_wins(tmp_path):
 
 def test_partition_cuts_a_named_table_by_column(monkeypatch):
     frame = pd.DataFrame({"a": range(8), "site": [10, 9] * 4, "y": ["no", "no", "yes", "yes"] * 2})
-    monkeypatch.setattr(tasks.datasets, "load_dataset", lambda name: frame)
+    monkeypatch.setattr(tasks.tabular.datasets, "load_dataset", lambda name: frame)
     task = classification(exclude=["site"])
     for index, first in ((0, 1), (1, 0)):  # 9 before 10
         cut = Partition("column", 2, index, column="site")

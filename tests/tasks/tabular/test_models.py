@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from fl_common.errors import ConfigError
 from tasks.contract import ModelSpec
-from tasks.errors import ConfigError
 from tasks.tabular.models import build_model
 
 ENCODER = SimpleNamespace(feature_names=list("abcde"), num_outputs=3)

@@ -7,12 +7,12 @@ import torch
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 
+from fl_common.errors import ConfigError, DataError
 from tasks.contract import DataSource, LocalObjective, ModelSpec, TrainConfig
-from tasks.errors import ConfigError, DataError
 from tasks.registry import load_task
+from tasks.sites.splits import split_like_sklearn
 from tasks.stats import Stats
 from tasks.tabular.encode import Encoder
-from tasks.tabular.splits import split_like_sklearn
 
 COLORS = ["blue", "green", "red"]
 

@@ -9,8 +9,8 @@ from hypothesis.extra.numpy import arrays
 from sklearn.impute import SimpleImputer
 from sklearn.preprocessing import StandardScaler
 
+from fl_common.errors import SchemaError
 from tasks.contract import DataSource
-from tasks.errors import SchemaError
 from tasks.registry import load_task
 from tasks.stats import Stats
 from tasks.tabular.encode import Encoder

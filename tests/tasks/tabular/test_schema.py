@@ -1,8 +1,8 @@
 import pytest
 
-from tasks.errors import ConfigError, SchemaError
+from fl_common.errors import ConfigError, SchemaError
+from fl_common.words import canonical
 from tasks.tabular.schema import DEFAULT_MISSING, TabularSchema
-from tasks.tabular.values import canonical
 
 
 def classification(**keys):

@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from fl_common.errors import ConfigError, ReplyError
 from tasks.contract import LocalObjective, ModelSpec, TrainConfig
-from tasks.errors import ConfigError, ReplyError
+from tasks.networks.losses import classification_loss, regression_loss
 from tasks.tabular.data import Tensors
-from tasks.tabular.losses import classification_loss, regression_loss
 from tasks.tabular.models import build_model
 from tasks.tabular.training import train_model
 

@@ -1,0 +1,1 @@
+"""What leaves a site: the guard round every reply, and the log of it."""

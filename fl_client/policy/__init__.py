@@ -1,0 +1,1 @@
+"""The site's own word: its file, and what it allows."""

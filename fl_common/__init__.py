@@ -1,0 +1,1 @@
+"""The ground floor: errors, checks, words, files, logs. Imports nothing of ours."""

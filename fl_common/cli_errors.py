@@ -1,0 +1,64 @@
+"""How a command ends: one line and exit code 2 for what the user can mend."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from difflib import get_close_matches
+
+from fl_common.errors import ConfigError, FedleagueError
+
+EXIT_USER_ERROR = 2
+
+
+@contextmanager
+def friendly_errors(command: str) -> Iterator[None]:
+    """Print a ``FedleagueError`` as one line on stderr and exit with code 2.
+
+    With ``FEDLEAGUE_DEBUG=1`` in the environment the traceback is shown instead.
+    """
+    try:
+        yield
+    except FedleagueError as error:
+        if os.environ.get("FEDLEAGUE_DEBUG"):
+            raise
+        print(f"{command}: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(EXIT_USER_ERROR)
+    except KeyboardInterrupt:
+        print(f"\n{command}: stopped", file=sys.stderr)
+        sys.exit(130)
+
+
+def explained(error: Exception, keys: Sequence[str] = ()) -> ConfigError:
+    """Turn the message of a refused override into one line with the nearest match.
+
+    Parameters
+    ----------
+    error : Exception
+        As Hydra or OmegaConf raised it.
+    keys : sequence of str
+        The options that exist, with dots between levels.
+    """
+    text = str(error)
+    if found := re.search(r"Could not find '([\w/]+)/([^'/]+)'", text):
+        group, name = found.groups()
+        options = re.findall(r"^\t(\S+)$", text, flags=re.MULTILINE)
+        near = get_close_matches(name, options, n=1)
+        hint = f"did you mean {group}={near[0]}?" if near else f"known: {', '.join(options)}"
+        return ConfigError(f"unknown {group} '{name}'; {hint}")
+    if found := re.search(r"Could not override '([^']+)'", text):
+        key = found.group(1)
+        parent = key.rpartition(".")[0]
+        near = get_close_matches(key, [k for k in keys if k.rpartition(".")[0] == parent], n=1)
+        near = near or get_close_matches(key, keys, n=1, cutoff=0.8)
+        hint = f"did you mean {near[0]}=...?" if near else "--help lists every key"
+        return ConfigError(f"unknown option '{key}'; {hint}")
+    if text.startswith("Config group override"):
+        return ConfigError(f"{text}; write GROUP=NAME, --help lists both")
+    text = " ".join(text.split()).partition(" See https://hydra.cc")[0]
+    if "missing EQUAL" in text or "no viable alternative" in text or "parsing override" in text:
+        return ConfigError(f"{text}; write KEY=VALUE, with quotes round brackets and spaces")
+    return ConfigError(text)

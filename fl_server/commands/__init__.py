@@ -1,0 +1,1 @@
+"""The ``fedleague`` command, one file a subcommand."""

@@ -1,0 +1,205 @@
+"""``fedleague``: everything around a run."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from fl_common.cli_errors import friendly_errors
+from fl_common.errors import ConfigError
+
+app = typer.Typer(
+    help="Look at use cases and results, predict, prepare sites.\n\n"
+    "Runs are started with fl-server, sites join with fl-client.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+keys = typer.Typer(help="Keys that name a site to the server.", no_args_is_help=True)
+certs = typer.Typer(help="TLS certificates of the server.", no_args_is_help=True)
+app.add_typer(keys, name="keys")
+app.add_typer(certs, name="certs")
+new = typer.Typer(help="Start something of your own.", no_args_is_help=True)
+app.add_typer(new, name="new")
+console = Console()
+
+
+def _say(line: str) -> None:
+    """Print a line as it is: a path stays whole, however narrow the terminal."""
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def predict(
+    run: Annotated[Path, typer.Option(help="Run folder with model.safetensors and model.json.")],
+    data: Annotated[
+        Path, typer.Option(help="CSV or Parquet file of rows, or pictures; no labels needed.")
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(help="What to write: CSV; COCO JSON for boxes; a folder of PNG for masks."),
+    ],
+) -> None:
+    """Predict with a run's model: a table of predictions, boxes as COCO JSON, or masks as PNG.
+
+    Example: fedleague predict --run runs/breast_cancer/... --data rows.csv --out preds.csv
+    """
+    from fl_server.results.checkpoint import write_atomically
+    from fl_server.results.saved_model import load_run_model
+
+    if not data.exists():
+        raise ConfigError(f"{data}: no such file; give --data FILE, a CSV or Parquet file of rows")
+    task, model = load_run_model(run)
+    found = task.predict(model, data)
+    if hasattr(found, "write"):  # more than one file
+        message = found.write(out)
+    else:
+        text = found.to_csv(index=False) if hasattr(found, "to_csv") else found.to_text()
+        write_atomically(out, text.encode())
+        message = f"{len(found)} predictions: {out}"
+    _say(message)
+
+
+@app.command()
+def usecases() -> None:
+    """List the use cases that are ready to run."""
+    from fl_server.commands.usecases import list_usecases
+
+    table = Table()
+    for name in ("use case", "task", "score"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("what", overflow="fold")
+    for entry in list_usecases():
+        table.add_row(entry.slug, entry.task, entry.score, entry.title)
+    console.print(table)
+    _say("run one: fl-server usecase=NAME")
+
+
+@app.command()
+def show(run: Annotated[Path, typer.Argument(help="Run folder.")]) -> None:
+    """Show the result of a run."""
+    from fl_server.commands.show import print_result
+
+    print_result(run, console)
+
+
+@app.command()
+def board(
+    db: Annotated[str, typer.Option(help="Database URL.")] = "sqlite:///fedleague.sqlite",
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8080,
+) -> None:
+    """Serve the leaderboard of an existing database."""
+    from fl_server.leaderboard.web import serve
+
+    scheme, _, path = db.partition(":///")
+    if scheme == "sqlite" and not Path(path).is_file():
+        raise ConfigError(
+            f"--db {db}: no such file; a run of fl-server writes it (board.url), or give --db URL"
+        )
+    serve(db, host, port)
+
+
+@app.command()
+def check(
+    site: Annotated[Path, typer.Option(help="The site's site.yaml.")],
+    usecase: Annotated[str, typer.Option(help="Use case whose schema the data must fit.")],
+    override: Annotated[
+        list[str] | None, typer.Option(help="usecase.target=y and the like.")
+    ] = None,
+    preview: Annotated[
+        Path | None,
+        typer.Option(help="PNG to write: the site's pictures and labels, for its own eyes."),
+    ] = None,
+) -> None:
+    """Check a site's data and policy against a use case; nothing leaves this machine."""
+    from fl_server.commands.usecases import job_of
+
+    job = job_of(usecase, override or [])
+    report = _client("fl_client.data_check", "check_site_file")(site, job.to_json(), preview)
+    console.print(
+        f"site '{report.name}' fits '{usecase}': {report.num_train} training rows, "
+        f"{report.num_holdout} held out",
+        markup=False,
+        highlight=False,
+    )
+    for note in report.notes:
+        _say(f"  note: {note}")
+    if preview is not None:
+        _say(f"  pictures: {preview}")
+
+
+@app.command("export-sites")
+def export_sites(
+    usecase: Annotated[str, typer.Option(help="Use case with a data set of its own.")],
+    out: Annotated[Path, typer.Option(help="Folder to write, one sub-folder a site.")],
+    override: Annotated[
+        list[str] | None, typer.Option(help="data.num_sites=3 and the like.")
+    ] = None,
+) -> None:
+    """Write a use case's simulated sites, each with its site.yaml, to try a deployment."""
+    from fl_server.commands.export_sites import write_sites
+
+    for folder in write_sites(usecase, override or [], out):
+        _say(str(folder))
+
+
+@new.command("strategy")
+def new_strategy(
+    name: Annotated[str, typer.Argument(help="A module name, such as my_strategy.")],
+) -> None:
+    """Write NAME.py, config/strategy/NAME.yaml and a passing test into the current folder."""
+    from fl_server.commands.new_strategy import write_strategy
+
+    for path in write_strategy(name, Path()):
+        _say(str(path))
+    _say(f"try it: fl-server --config-dir config strategy={name}")
+
+
+@keys.command("new")
+def keys_new(
+    name: Annotated[str, typer.Argument(help="The site's name; writes NAME.key and NAME.pub.")],
+    out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path(),
+    force: Annotated[bool, typer.Option(help="Overwrite existing files.")] = False,
+) -> None:
+    """Make a site's key pair: keep NAME.key, send NAME.pub to the organiser."""
+    from fl_server.superlink.keys import new_node_key
+
+    private, public = new_node_key(out, name, force=force)
+    _say(f"{private}  (keep it at the site)")
+    _say(f"{public}  (send it to the organiser)")
+
+
+@certs.command("new")
+def certs_new(
+    host: Annotated[
+        list[str], typer.Option(help="Host name or address of the server; repeatable.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path(),
+    force: Annotated[bool, typer.Option(help="Overwrite existing files.")] = False,
+) -> None:
+    """Make a private CA and a server certificate: give ca.pem to the sites."""
+    from fl_server.superlink.keys import new_certificates
+
+    for path in new_certificates(out, host, force=force):
+        _say(str(path))
+
+
+def _client(module: str, function: str) -> Any:
+    """Load a client-side function by reference: the server package never imports the client."""
+    return getattr(importlib.import_module(module), function)
+
+
+def main() -> None:
+    """Entry point of ``fedleague``."""
+    with friendly_errors("fedleague"):
+        app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""Print a finished run: ``fedleague show RUN``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from fl_common.errors import ConfigError
+from fl_server.results.result import RESULT
+from fl_server.results.saved_model import read_json
+
+
+def print_result(folder: Path, console: Console) -> None:
+    """Print score, metrics and rounds of a run folder.
+
+    Raises
+    ------
+    ConfigError
+        If the folder holds no result, or a damaged one.
+    """
+    result = read_json(folder / RESULT)
+    try:
+        score = result["score"]
+        title = (
+            f"{result['usecase']}: {result['model']} with {result['strategy']}, "
+            f"{score['name']} {_number(score['baseline'])} -> {_number(score['final'])}"
+        )
+        tables = [_metrics(result), _rounds(result)]
+        absent = [f"absent: {name}: {reason}" for name, reason in result["absent"].items()]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ConfigError(
+            f"{folder / RESULT}: not the result of a run ({type(error).__name__} {error}); "
+            "give the folder of a finished run"
+        ) from None
+    console.print(title, markup=False, highlight=False)
+    for table in tables:
+        console.print(table)
+    for line in absent:
+        console.print(line, markup=False, highlight=False)
+
+
+def _metrics(result: dict[str, Any]) -> Table:
+    table = Table(title="metrics on the pooled holdouts")
+    table.add_column("metric")
+    for name in ("out of the box", "after fine-tuning", "bound"):
+        table.add_column(name, justify="right")
+    before, after = result["metrics"]["baseline"], result["metrics"]["final"]
+    for path, value in _flat(after).items():
+        old = _flat(before).get(path)
+        bound = result["bounds"].get(path)
+        table.add_row(path, _number(old), _number(value), "" if bound is None else f"± {bound:.2g}")
+    return table
+
+
+def _rounds(result: dict[str, Any]) -> Table:
+    table = Table(title="rounds")
+    table.add_column("round")
+    private = any(record.get("epsilon") is not None for record in result["rounds"])
+    names = ("score", "train loss", "sites", "seconds", "MB up", "MB down")
+    for name in (*names, "epsilon") if private else names:
+        table.add_column(name, justify="right")
+    for record in result["rounds"]:
+        answered = [s for s in record["sites"] if s["phase"] == "evaluate" and s["status"] == "ok"]
+        table.add_row(
+            f"{record['round']} {record['phase']}",
+            _number(record["score"]) if record["status"] == "ok" else record["status"],
+            _number(record["train_loss"]),
+            str(len(answered)),
+            f"{record['seconds']:.2f}",
+            f"{record['bytes_up'] / 1e6:.2f}",
+            f"{record['bytes_down'] / 1e6:.2f}",
+            *([_number(record["epsilon"])] if private else []),
+        )
+    return table
+
+
+def _flat(card: dict[str, Any]) -> dict[str, float]:
+    flat = dict(card["overall"])
+    for scope in ("subgroups", "blocks"):
+        for name, values in card[scope].items():
+            flat |= {f"{scope}/{name}/{metric}": value for metric, value in values.items()}
+    return flat
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"

@@ -1,0 +1,46 @@
+"""The use cases in ``conf/usecase``, as a person lists them and as a site checks against them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+import yaml
+
+from fl_server.config.compose import compose_overrides
+from strategies.wire.messages import Job
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of ``fedleague usecases``."""
+
+    slug: str
+    task: str
+    score: str
+    title: str
+
+
+def list_usecases() -> list[Entry]:
+    """Return every use case that ships with the package, by name."""
+    entries = []
+    for file in sorted(files("conf").joinpath("usecase").iterdir(), key=lambda f: f.name):
+        if file.name.endswith(".yaml"):
+            raw: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))["usecase"]
+            score = f"{raw['score']['name']} ({raw['score']['direction']})"
+            entries.append(Entry(file.name[: -len(".yaml")], raw["task"], score, raw["title"]))
+    return entries
+
+
+def job_of(usecase: str, overrides: list[str]) -> Job:
+    """Return what a server would ask of a site in this use case."""
+    config = compose_overrides([f"usecase={usecase}", "runtime=deployment", *overrides])
+    return Job(
+        task=config.usecase.task,
+        schema=config.schema,
+        model=config.model,
+        train=config.train,
+        seed=config.seed,
+        split_seed=config.split_seed,
+    )

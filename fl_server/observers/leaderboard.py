@@ -1,0 +1,123 @@
+"""Follow a run on the leaderboard: every finished round is stored, and served if asked for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from fl_server.config.run_config import RunConfig
+from fl_server.results.records import Outcome, RoundRecord, RunInfo, SubmissionInfo
+from fl_server.rounds.sites import Member
+from tasks.contract import Arrays
+
+if TYPE_CHECKING:
+    from fl_server.leaderboard.store import Store
+
+
+class BoardObserver:
+    """Store a run in the leaderboard's database; does nothing where ``board.url`` is null.
+
+    The database is reached, and the page's port bound, before any site is asked for anything. A
+    SQLite file that does not exist yet is made only when the page is served or the run starts.
+    """
+
+    def __init__(self, config: RunConfig) -> None:
+        self._config = config
+        self._stack = ExitStack()
+        self._store: Store | None = None
+        self._run_id: int | None = None
+        if config.board.url is not None and not self._can_wait():
+            self._open()
+
+    def __enter__(self) -> BoardObserver:
+        board = self._config.board
+        if board.url is not None and board.serve:
+            from fl_server.leaderboard.web import serve_in_background
+
+            try:
+                handle = serve_in_background(board.url, board.host, board.port)
+            except BaseException:
+                self._stack.close()
+                raise
+            self._stack.enter_context(handle)
+            self.url: str | None = handle.url
+        return self
+
+    def _can_wait(self) -> bool:
+        """Say whether the database is a file that can be made, and is not there yet."""
+        scheme, _, path = str(self._config.board.url).partition(":///")
+        file = Path(path)
+        nearest = next(folder for folder in file.absolute().parents if folder.exists())
+        writable = nearest.is_dir() and os.access(nearest, os.W_OK)
+        return scheme == "sqlite" and bool(path) and not file.exists() and writable
+
+    def _open(self) -> Store:
+        from fl_server.leaderboard.store import Store
+
+        self._store = store = Store(str(self._config.board.url))
+        self._stack.callback(store.close)
+        return store
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._store is not None and self._run_id is not None and error is not None:
+            self._store.finish_run(self._run_id, "failed", reason=str(error))
+        self._stack.close()
+
+    def open_run(self, arrays: Arrays, finished: Sequence[RoundRecord] = ()) -> None:
+        """Register the run; a resumed run keeps its place.
+
+        Parameters
+        ----------
+        finished : sequence of RoundRecord
+            Rounds of the checkpoint. They are stored again: a server killed between writing its
+            checkpoint and storing the round would otherwise leave a gap.
+        """
+        if self._config.board.url is None:
+            return
+        store = self._store or self._open()
+        config = self._config
+        submission = SubmissionInfo(
+            team=config.team,
+            model=config.model.name,
+            params=dict(config.model.params),
+            claimed=config.claimed,
+            num_parameters=sum(a.size for a in arrays.values()) or None,
+        )
+        info = RunInfo(
+            key=str(config.folder.resolve()),
+            usecase=config.usecase,
+            submission=submission,
+            strategy=config.strategy_name,
+            runtime=config.runtime_name,
+            seed=config.seed,
+            num_rounds=config.rounds,
+            config=dict(config.resolved),
+        )
+        self._run_id = store.open_run(info)
+        for record in finished:
+            store.record_round(self._run_id, record)
+        if finished:
+            store.drop_rounds_after(self._run_id, finished[-1].round)
+
+    def enrolled(self, members: list[Member]) -> None:
+        """Sites are stored with their first record."""
+
+    def round_finished(self, record: RoundRecord) -> None:
+        """Store a round."""
+        if self._store is not None and self._run_id is not None:
+            self._store.record_round(self._run_id, record)
+
+    def finished(self, outcome: Outcome) -> None:
+        """Close the run."""
+        if self._store is not None and self._run_id is not None:
+            status = "stopped" if outcome.stopped_early else "finished"
+            self._store.finish_run(self._run_id, status)

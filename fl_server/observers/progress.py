@@ -1,0 +1,151 @@
+"""What a person sees during a run: a progress bar over the rounds, a table at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+from fl_server.config.run_config import RunConfig
+from fl_server.results.records import Outcome, RoundRecord
+from fl_server.results.result import final_round
+from fl_server.results.scoring import scopes
+from fl_server.rounds.sites import Member
+
+SHOWN = {
+    "tabular_classification": ("accuracy", "balanced_accuracy", "f1_macro", "auc_roc", "log_loss"),
+    "image_classification": ("accuracy", "balanced_accuracy", "f1_macro", "auc_roc", "log_loss"),
+    "semantic_segmentation": ("miou", "dice_macro", "pixel_accuracy", "boundary_f1_macro"),
+    "object_detection": ("map", "map50", "map75", "ar100", "f1", "mean_iou"),
+    "tabular_regression": ("mae", "rmse", "r2", "mbe", "median_absolute_error"),
+}
+PER_CLASS = {"semantic_segmentation": "iou", "object_detection": "ap50"}
+ARROWS = {
+    "max": "↑ higher is better",
+    "min": "↓ lower is better",
+    "zero": "→0 closest to 0 is best",
+}
+
+
+class Progress:
+    """Show a run on the terminal."""
+
+    def __init__(self, config: RunConfig, console: Console | None = None) -> None:
+        self._config = config
+        self._console = console or Console()
+        self._bar = Bar(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[last]}"),
+            console=self._console,
+            transient=True,
+        )
+        self._task = self._bar.add_task("waiting for sites", total=config.rounds + 1, last="")
+        self._members: list[Member] = []
+
+    def __enter__(self) -> Progress:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def say(self, line: str) -> None:
+        """Print one line above the bar."""
+        self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def enrolled(self, members: list[Member]) -> None:
+        """Name the sites."""
+        self._members = members
+        rows = sum(member.num_train + member.num_holdout for member in members)
+        names = ", ".join(member.name for member in members[:8])
+        more = f" and {len(members) - 8} more" if len(members) > 8 else ""
+        self.say(f"{self._config.usecase.title}: {len(members)} sites, {rows} rows ({names}{more})")
+        self._bar.update(self._task, description="baseline")
+
+    def round_finished(self, record: RoundRecord) -> None:
+        """Advance the bar; one line a round where the output is not a terminal."""
+        rule = self._config.usecase.score
+        score = "absent" if record.score is None else f"{record.score:.4f}"
+        text = f"{rule.name} {score}"
+        if record.epsilon is not None:
+            text += f"  epsilon {record.epsilon:.3g}"
+        if record.status != "ok":
+            text += f"  {record.status}: {record.reason}"
+        next_round = f"round {record.round + 1}"
+        self._bar.update(self._task, completed=record.round + 1, description=next_round, last=text)
+        if not self._console.is_terminal or record.status != "ok":
+            name = "baseline" if record.round == 0 else f"round {record.round}"
+            self.say(f"  {name:<10} {text}   ({record.seconds:.2f} s)")
+        for site in record.sites:
+            if site.status not in ("ok", "training"):
+                self.say(f"  {site.site}: {site.status} in {site.phase}: {site.reason}")
+
+    def finished(self, outcome: Outcome) -> None:
+        """Print the tables."""
+        self._bar.stop()
+        self._console.print(self._scores(outcome))
+        self._console.print(self._sites(outcome))
+        if outcome.stopped_early:
+            self.say("stopped early: the best model was kept")
+        self.say(f"results: {self._config.folder / 'result.json'}")
+
+    def _scores(self, outcome: Outcome) -> Table:
+        rule = self._config.usecase.score
+        baseline, final = outcome.rounds[0], final_round(self._config, outcome)
+        table = Table(title=f"{self._config.usecase.slug}: {rule.name} ({ARROWS[rule.direction]})")
+        table.add_column("metric")
+        table.add_column("out of the box", justify="right")
+        table.add_column("after fine-tuning", justify="right")
+        before, after = scopes(baseline.card), scopes(final.card)
+        for path in self._shown(after):
+            scope, _, metric = path.rpartition("/")
+            old, new = before.get(scope or "overall"), after.get(scope or "overall")
+            cells = [
+                "–"
+                if scores is None or metric not in scores.values
+                else f"{scores.values[metric]:.4f}"
+                for scores in (old, new)
+            ]
+            table.add_row(path, *cells, style="bold" if path == rule.name else "")
+        return table
+
+    def _shown(self, after: Mapping[str, object]) -> list[str]:
+        usecase = self._config.usecase
+        paths = [usecase.score.name, *SHOWN.get(usecase.task, ()), *usecase.extra_columns]
+        classes = self._config.schema.get("classes") or []
+        if len(classes) <= 6:
+            stem = PER_CLASS.get(usecase.task, "f1")
+            paths += [f"{stem}_{name}" for name in classes]
+        return list(dict.fromkeys(path.removeprefix("overall/") for path in paths))
+
+    def _sites(self, outcome: Outcome) -> Table:
+        table = Table(title="sites")
+        table.add_column("site")
+        for name in ("train rows", "holdout rows", "rounds taken part", "MB up", "MB down"):
+            table.add_column(name, justify="right")
+        for member in self._members[:20]:
+            records = [s for r in outcome.rounds for s in r.sites if s.site == member.name]
+            taken = sum(s.phase == "train" and s.status == "ok" for s in records)
+            table.add_row(
+                member.name,
+                str(member.num_train),
+                str(member.num_holdout),
+                f"{taken} of {len(outcome.rounds) - 1}",
+                f"{sum(s.bytes_up for s in records) / 1e6:.2f}",
+                f"{sum(s.bytes_down for s in records) / 1e6:.2f}",
+            )
+        if len(self._members) > 20:
+            table.caption = f"and {len(self._members) - 20} more"
+        return table

@@ -1,0 +1,113 @@
+"""What a run leaves behind: the records that the round loop writes and the leaderboard keeps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from fl_server.config.usecase import UseCaseInfo
+from tasks.contract import Arrays, ScoreCard
+
+
+@dataclass(frozen=True)
+class SubmissionInfo:
+    """One model entered into a use case."""
+
+    team: str
+    model: str
+    params: dict[str, Any] = field(default_factory=dict)
+    claimed: float | None = None
+    num_parameters: int | None = None
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """One submission executed on one federation."""
+
+    key: str
+    """Stable identity of the run (its folder); a resumed run keeps it."""
+    usecase: UseCaseInfo
+    submission: SubmissionInfo
+    strategy: str
+    runtime: str
+    seed: int
+    num_rounds: int
+    config: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SiteRecord:
+    """What one site contributed to one exchange: the acknowledged record.
+
+    Parameters
+    ----------
+    site : str
+    phase : {"fit", "train", "evaluate"}
+    status : {"ok", "late", "failed", "refused", "diverged", "absent", "training"}
+        ``training``: an asynchronous strategy did not wait for this site; no failure.
+    num_examples : int
+    seconds : float
+        From sending the message until its reply was folded.
+    bytes_up, bytes_down : int
+        Bytes from and to the site.
+    reason : str
+        Why the status is not ``ok``.
+    epsilon : float or None
+        What the site's own private training has spent so far.
+    """
+
+    site: str
+    phase: str
+    status: str
+    num_examples: int = 0
+    seconds: float = 0.0
+    bytes_up: int = 0
+    bytes_down: int = 0
+    reason: str = ""
+    loss: float | None = None
+    epsilon: float | None = None
+
+
+@dataclass(frozen=True)
+class RoundRecord:
+    """One round: the training exchange, the evaluation exchange and the pooled scores.
+
+    Parameters
+    ----------
+    round : int
+        0 is the baseline.
+    phase : {"baseline", "finetune"}
+    status : {"ok", "diverged", "failed"}
+        Not ``ok``: the previous model was kept, and ``reason`` says why.
+    score : float or None
+        The use case's score; ``None`` where it is absent.
+    epsilon : float or None
+        Privacy spent up to and with this round; ``None`` where nothing is noised.
+    """
+
+    round: int
+    phase: str
+    status: str
+    score: float | None
+    card: ScoreCard
+    sites: tuple[SiteRecord, ...]
+    seconds: float
+    bytes_up: int
+    bytes_down: int
+    reason: str = ""
+    train_loss: float | None = None
+    epsilon: float | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run ends with."""
+
+    arrays: Arrays
+    rounds: tuple[RoundRecord, ...]
+    stopped_early: bool = False
+
+    @property
+    def num_failed(self) -> int:
+        """Number of rounds after the baseline that left no model."""
+        return sum(record.status != "ok" for record in self.rounds[1:])

@@ -1,0 +1,106 @@
+"""One run on any grid: configuration to task, strategy and store, then the round loop."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+from flwr.serverapp import Grid
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from fl_common.errors import CheckpointError, ConfigError
+from fl_server.config.compatibility import check_strategy
+from fl_server.config.instantiation import make_sampler
+from fl_server.config.run_config import RunConfig, fingerprint, make_strategy
+from fl_server.observers.leaderboard import BoardObserver
+from fl_server.observers.progress import Progress
+from fl_server.results.checkpoint import Checkpoint, read_checkpoint
+from fl_server.results.records import Outcome
+from fl_server.results.result import write_result
+from fl_server.rounds.admission import Enrolment
+from fl_server.rounds.loop import Observer, RoundLoop
+from strategies.privacy.combinations import protected
+from strategies.registry import client_update_name
+from strategies.requirements import check_layers
+from tasks.contract import Arrays, Model, StartsFromFile, Task
+from tasks.registry import load_task
+from tasks.trees.variable_size import VariableSizeModel
+
+
+def execute(grid: Grid, config: RunConfig, progress: Progress | None = None) -> Outcome:
+    """Run one federated competition on a grid; the same on every runtime.
+
+    Raises
+    ------
+    FedleagueError
+        Whatever the user can mend, before training where possible.
+    """
+    quiet_flower()
+    task = load_task(config.usecase.task, config.schema)
+    strategy = make_strategy(config.strategy)
+    check_strategy(config, strategy, task)
+    sampler = make_sampler(config.resolved.get("sampling"))
+    mark = fingerprint(config)
+    resumed = _resumed(config, mark)
+    progress = progress or Progress(config)
+    with progress, BoardObserver(config) as board:
+        half = client_update_name(strategy)
+        enrolment = Enrolment(grid, config, task, half, resumed=resumed)
+        enrolment.start(_expected(config), resumed.fitted if resumed else None)
+        model = task.build(config.model, enrolment.fitted, config.seed)
+        check_layers(strategy, model)
+        enrolment.empty_stats = task.empty_stats(model)
+        enrolment.growing = model if isinstance(model, VariableSizeModel) else None
+        arrays = _starting_weights(config, task, model)
+        observers: Sequence[Observer] = (board, progress)
+        members = list(enrolment.roster)
+        board.open_run(arrays, resumed.rounds if resumed else ())
+        for observer in observers:
+            observer.enrolled(members)
+        strategy = protected(strategy, config.privacy)
+        loop = RoundLoop(grid, config, task, strategy, enrolment, sampler)
+        outcome = loop.run(arrays, list(observers), mark, resumed)
+        write_result(config, outcome, enrolment.fitted)
+        board.finished(outcome)
+        progress.finished(outcome)
+    return outcome
+
+
+def _expected(config: RunConfig) -> int:
+    return config.sites.expected or len(config.site_data) or config.sites.quorum or 2
+
+
+def _resumed(config: RunConfig, mark: str) -> Checkpoint | None:
+    if not config.resume:
+        return None
+    checkpoint = read_checkpoint(config.folder)
+    if checkpoint.fingerprint != mark:
+        raise CheckpointError(
+            f"{config.folder}: the run was started with another use case, model, strategy, data "
+            "or seed; give the same overrides as then"
+        )
+    return checkpoint
+
+
+def _starting_weights(config: RunConfig, task: Task, model: Model) -> Arrays:
+    """Return the submitted weights, those that the task starts from, or the initial ones."""
+    if config.weights is None:
+        if isinstance(task, StartsFromFile):
+            task.start(model, config.model)
+        return model.arrays()
+    try:
+        loaded: Arrays = {k: np.asarray(a) for k, a in load_file(config.weights).items()}
+    except (SafetensorError, OSError) as error:
+        raise ConfigError(f"weights: {config.weights} is not a safetensors file: {error}") from None
+    try:
+        model.load(loaded)
+    except Exception as error:
+        raise ConfigError(f"weights: {config.weights} does not fit the model: {error}") from None
+    return loaded
+
+
+def quiet_flower(level: int = logging.WARNING) -> None:
+    """Keep Flower's own log lines out of the way of ours."""
+    logging.getLogger("flwr").setLevel(level)

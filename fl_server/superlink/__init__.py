@@ -1,0 +1,1 @@
+"""The server's side of Flower's Fleet API; sole user of Flower's private names here."""

@@ -1,0 +1,1 @@
+"""Training of torch modules, whatever the task."""

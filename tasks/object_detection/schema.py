@@ -1,0 +1,119 @@
+"""What a detection use case declares: classes, picture size, and how detections are decided."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from typing import Any
+
+from fl_common.errors import ConfigError
+from tasks.images.checks import number
+from tasks.images.issues import POLICIES
+from tasks.images.read import MAX_PIXELS
+
+
+@dataclass(frozen=True)
+class DetectionSchema:
+    """A use case's pictures and boxes, the same for every site.
+
+    Parameters
+    ----------
+    classes : tuple of str
+        Classes in their order; a site's files are mapped by name.
+    class_aliases : pairs of str and (str or None)
+        Further names in the sites' files and the class that they mean; None: ignore the object.
+    image_size : int, pixels
+        Side of the square that a model sees.
+    letterbox : bool
+        Keep the aspect ratio and pad; otherwise stretch.
+    score_threshold : float, in [0, 1]
+        Least score of a detection for precision, recall, F1, mean overlap and predictions.
+    nms_iou : float, in (0, 1]
+        Overlap above which the lower-scored of two detections of one class is dropped.
+    max_detections : int, 1 to 300
+        Detections kept for an image, after suppression.
+    on_invalid : {"refuse", "drop"}
+        What a bad image, label or box does to its site.
+    max_pixels : int
+        Largest picture that is decoded.
+    """
+
+    classes: tuple[str, ...]
+    class_aliases: tuple[tuple[str, str | None], ...] = ()
+    image_size: int = 320
+    letterbox: bool = True
+    score_threshold: float = 0.25
+    nms_iou: float = 0.6
+    max_detections: int = 100
+    on_invalid: str = "refuse"
+    max_pixels: int = MAX_PIXELS
+
+    @classmethod
+    def from_mapping(cls, schema: Mapping[str, Any]) -> DetectionSchema:
+        """Check and freeze the plain values of a use case's ``schema``.
+
+        Raises
+        ------
+        ConfigError
+            If a key is unknown or missing, or a value does not fit.
+        """
+        known = [field.name for field in fields(cls)]
+        for key in schema:
+            if key not in known:
+                near = get_close_matches(str(key), known, n=1)
+                hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}"
+                raise ConfigError(f"usecase schema has no key '{key}'; {hint}")
+        given = {key: value for key, value in schema.items() if value is not None}
+        classes = _classes(given.pop("classes", None))
+        aliases = _aliases(given.pop("class_aliases", {}), classes)
+        for key, value in given.items():
+            _CHECKS[key](f"usecase.{key}", value)
+        return cls(classes, aliases, **given)
+
+    @property
+    def class_index(self) -> dict[str, int | None]:
+        """Class number by every name that a site's files may use; None: ignore."""
+        index: dict[str, int | None] = {name: i for i, name in enumerate(self.classes)}
+        return {n: None if c is None else index[c] for n, c in self.class_aliases} | index
+
+
+def _classes(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple) or not value:
+        raise ConfigError("usecase.classes is missing; list the classes in their order")
+    names = tuple(str(name) for name in value)
+    if len(set(names)) != len(names):
+        raise ConfigError("usecase.classes names a class twice")
+    return names
+
+
+def _aliases(value: Any, classes: tuple[str, ...]) -> tuple[tuple[str, str | None], ...]:
+    if not isinstance(value, Mapping):
+        raise ConfigError("usecase.class_aliases must map names to classes, {minibus: car}")
+    for name, target in value.items():
+        if target is not None and target not in classes:
+            raise ConfigError(
+                f"usecase.class_aliases: '{name}' means '{target}', which is no class"
+            )
+        if name in classes:
+            raise ConfigError(f"usecase.class_aliases: '{name}' is a class already")
+    return tuple((str(name), target) for name, target in value.items())
+
+
+def _one_of(*options: Any) -> Any:
+    def check(key: str, value: Any) -> None:
+        if value not in options:
+            raise ConfigError(f"{key} is {value!r}; expected {' or '.join(map(str, options))}")
+
+    return check
+
+
+_CHECKS = {
+    "image_size": number(32, 4096, whole=True),
+    "letterbox": _one_of(True, False),
+    "score_threshold": number(0, 1, whole=False),
+    "nms_iou": number(0.01, 1, whole=False),
+    "max_detections": number(1, 300, whole=True),
+    "on_invalid": _one_of(*POLICIES),
+    "max_pixels": number(1, MAX_PIXELS * 16, whole=True),
+}

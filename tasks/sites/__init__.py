@@ -1,0 +1,1 @@
+"""One site's data: how it is cut into sites and splits."""

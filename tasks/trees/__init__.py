@@ -1,0 +1,1 @@
+"""Boosters as data: what a booster is on the wire, and its checks."""
