@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -93,16 +95,42 @@ def trees() -> dict[str, ast.Module]:
     return {name(path): ast.parse(path.read_text(encoding="utf-8")) for path in MODULES}
 
 
-def test_import_contracts_of_pyproject_hold():
-    done = subprocess.run(
+def lint_imports(root: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
         [sys.executable, "-c", "from importlinter.cli import lint_imports_command as c; c()"],
-        cwd=ROOT,
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root)},
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+def test_import_contracts_of_pyproject_hold():
+    done = lint_imports(ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "0 broken" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("module", "line"),
+    [
+        ("fl_common/words.py", "import tasks.stats"),
+        ("tasks/stats.py", "import tasks.registry"),
+        ("strategies/wire/messages.py", "import strategies.registry"),
+        ("fl_server/results/scoring.py", "import fl_server.rounds.loop"),
+        ("fl_client/policy/policy.py", "import fl_client.runner"),
+    ],
+)
+def test_an_upward_import_between_packages_or_rooms_is_found(tmp_path, module, line):
+    for package in PACKAGES:
+        shutil.copytree(ROOT / package, tmp_path / package)
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    with (tmp_path / module).open("a", encoding="utf-8") as file:
+        file.write(f"\n{line}\n")
+    done = lint_imports(tmp_path)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "BROKEN" in done.stdout
 
 
 @pytest.mark.parametrize("library", sorted(FENCES))

@@ -25,10 +25,9 @@ from fl_common.errors import DataError, SchemaError
 from fl_common.words import canonical, suggest
 from tasks.image_classification.schema import ImageSchema
 from tasks.images.arrays import ArrayImage, npz_names, picture_rows, read_npz_array
-from tasks.images.folders import files_below
 from tasks.images.image_refs import FileImage, ImageRef
 from tasks.images.issues import ImageReport
-from tasks.images.read import SUFFIXES
+from tasks.sites.folders import PICTURE_SUFFIXES, files_below
 
 TRAIN, HOLDOUT = "train", "holdout"
 _PARTS = {TRAIN: ("train", "val"), HOLDOUT: ("test",)}
@@ -71,7 +70,7 @@ def read_pictures(
         return _manifest(path, schema, report, labelled=labelled)
     if suffix == ".npz":
         return _npz(path, schema, split, labelled=labelled)
-    if suffix in SUFFIXES and not labelled:
+    if suffix in PICTURE_SUFFIXES and not labelled:
         return iter([RawPicture(FileImage(path, schema.max_pixels), path.name)])
     raise DataError(
         f"{path} is no set of pictures; give a folder with a sub-folder for each class, a CSV of "
@@ -99,7 +98,7 @@ def _split_folder(path: Path, schema: ImageSchema, split: str) -> Path | None:
 
 def _folder(path: Path, schema: ImageSchema, split: str, *, labelled: bool) -> Iterator[RawPicture]:
     root = (_split_folder(path, schema, split) or path) if labelled else path
-    for file in files_below(root, SUFFIXES):
+    for file in files_below(root, PICTURE_SUFFIXES):
         place = file.relative_to(root)
         label = canonical(place.parts[0]) if len(place.parts) > 1 else None
         yield RawPicture(FileImage(file, schema.max_pixels), place.as_posix(), label)
@@ -135,14 +134,18 @@ def _manifest(
         yield RawPicture(FileImage(file, schema.max_pixels), name, label, groups)
     for folder in sorted({file.parent for file in files}):
         for file in sorted(folder.iterdir() if folder.is_dir() else ()):
-            if file.suffix.lower() in SUFFIXES and file not in files:
+            if file.suffix.lower() in PICTURE_SUFFIXES and file not in files:
                 report.add("unlisted", file)
 
 
 def _located(manifest: Path, name: str) -> Path:
     """Return the picture's file, or where it was expected."""
     folders = (manifest.parent, manifest.parent / "images", manifest.parent / manifest.stem)
-    endings = ("", *sorted(SUFFIXES)) if Path(name).suffix.lower() not in SUFFIXES else ("",)
+    endings = (
+        ("", *sorted(PICTURE_SUFFIXES))
+        if Path(name).suffix.lower() not in PICTURE_SUFFIXES
+        else ("",)
+    )
     places = (folder / f"{name}{ending}" for folder in folders for ending in endings)
     return next((place for place in places if place.is_file()), manifest.parent / name)
 

@@ -37,12 +37,6 @@ from fl_common.errors import DataError
 
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "PPM", "JPEG2000")
 """Accepted formats (JPEG includes MPO); none runs another program or follows a reference."""
-SUFFIXES = frozenset(
-    (
-        *(".jpg", ".jpeg", ".mpo", ".png", ".bmp", ".tif", ".tiff"),
-        *(".webp", ".gif", ".ppm", ".pgm", ".jp2"),
-    )
-)
 MAX_PIXELS = 64_000_000
 """Largest picture, in pixels: 192 MB once decoded."""
 MOST_PIXELS = 178_956_970

@@ -21,8 +21,9 @@ import numpy as np
 from fl_common.errors import DataError
 from tasks.images.image_refs import FileImage
 from tasks.images.issues import ImageReport
-from tasks.images.read import MAX_PIXELS, SUFFIXES
+from tasks.images.read import MAX_PIXELS
 from tasks.object_detection.annotations import RawImage
+from tasks.sites.folders import PICTURE_SUFFIXES
 
 Key = int | str
 _NOT_A_NUMBER = [float("nan")] * 4
@@ -105,7 +106,9 @@ def unlisted(file: CocoFile) -> list[Path]:
     """Return pictures beside the file's own that neither it nor another JSON beside it lists."""
     listed = set(file.pictures.values())
     folders = {picture.parent for picture in listed if picture.parent.is_dir()}
-    beside = {p for folder in folders for p in folder.iterdir() if p.suffix.lower() in SUFFIXES}
+    beside = {
+        p for folder in folders for p in folder.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES
+    }
     strays = beside - listed
     for other in sorted(file.path.parent.glob("*.json")) if strays else ():
         if other != file.path:

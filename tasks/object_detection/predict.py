@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from fl_common.errors import DataError
-from tasks.images.folders import files_below
 from tasks.images.image_refs import FileImage
 from tasks.images.issues import ImageReport
-from tasks.images.read import SUFFIXES, BadImageError
+from tasks.images.read import BadImageError
 from tasks.metrics.detection import Detections
 from tasks.object_detection.coco import is_coco, open_coco
 from tasks.object_detection.network import DetectionModel
@@ -25,6 +24,7 @@ from tasks.object_detection.pixels import Square
 from tasks.object_detection.schema import DetectionSchema
 from tasks.object_detection.voc import is_voc, voc_pictures
 from tasks.object_detection.yolo import is_yolo, yolo_pictures
+from tasks.sites.folders import PICTURE_SUFFIXES, files_below
 
 BATCH = 16
 MAX_NAMED = 20
@@ -199,14 +199,14 @@ def _coco_request(path: Path, schema: DetectionSchema) -> _Request:
 
 def _files(path: Path) -> tuple[list[Path], str]:
     """Return pictures, and which split of a ``data.yaml`` they are."""
-    if path.is_file() and path.suffix.lower() in SUFFIXES:
+    if path.is_file() and path.suffix.lower() in PICTURE_SUFFIXES:
         return [path], ""
     if is_yolo(path):
         return yolo_pictures(path)
     if is_voc(path):
         return voc_pictures(path), ""
     if path.is_dir():
-        return files_below(path, SUFFIXES), ""
+        return files_below(path, PICTURE_SUFFIXES), ""
     raise DataError(f"{path}: no pictures there; give a folder, a picture or a data set")
 
 

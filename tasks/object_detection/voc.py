@@ -17,8 +17,9 @@ import numpy as np
 from fl_common.errors import DataError
 from tasks.images.image_refs import FileImage
 from tasks.images.issues import ImageReport
-from tasks.images.read import MAX_PIXELS, SUFFIXES
+from tasks.images.read import MAX_PIXELS
 from tasks.object_detection.annotations import RawImage
+from tasks.sites.folders import PICTURE_SUFFIXES
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
@@ -63,7 +64,7 @@ def voc_pictures(path: Path) -> list[Path]:
     root = _root(path)
     folder = root / "JPEGImages" if (root / "JPEGImages").is_dir() else root
     if not path.is_file():
-        return sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
+        return sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES)
     pictures = _pictures(folder, ImageReport("drop"))
     return [pictures.get(name, folder / name) for name in dict.fromkeys(_listed(path))]
 
@@ -151,6 +152,6 @@ def _listed(path: Path) -> list[str]:
 def _pictures(folder: Path, report: ImageReport) -> dict[str, Path]:
     pictures: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in SUFFIXES and pictures.setdefault(path.stem, path) != path:
+        if path.suffix.lower() in PICTURE_SUFFIXES and pictures.setdefault(path.stem, path) != path:
             report.add("duplicate_name", path, f"shares its name with {pictures[path.stem].name}")
     return pictures

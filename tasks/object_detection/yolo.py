@@ -18,11 +18,11 @@ import yaml
 from numpy.typing import NDArray
 
 from fl_common.errors import DataError
-from tasks.images.folders import files_below
 from tasks.images.image_refs import FileImage
 from tasks.images.issues import ImageReport
-from tasks.images.read import MAX_PIXELS, SUFFIXES
+from tasks.images.read import MAX_PIXELS
 from tasks.object_detection.annotations import RawImage
+from tasks.sites.folders import PICTURE_SUFFIXES, files_below
 
 _CLASS_FILES = ("classes.txt", "obj.names")
 
@@ -182,14 +182,14 @@ def _strays(labels: dict[Path, Path]) -> Iterator[Path]:
 
 
 def _in(folder: Path) -> Iterator[Path]:
-    return (path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    return (path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES)
 
 
 def _pictures(entries: Sequence[Path], origin: Path) -> list[Path]:
     pictures: list[Path] = []
     for entry in entries:
         if entry.is_dir():
-            pictures += files_below(entry, SUFFIXES)
+            pictures += files_below(entry, PICTURE_SUFFIXES)
         elif entry.is_file() and entry.suffix == ".txt":
             lines = entry.read_text(encoding="utf-8").split("\n")
             pictures += [entry.parent / line.strip() for line in lines if line.strip()]

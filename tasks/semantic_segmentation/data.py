@@ -22,17 +22,17 @@ from tasks.contract import Array, DataSource
 from tasks.images.augment import IGNORED
 from tasks.images.checked_items import DATASET, Pool, require_two, usable
 from tasks.images.datasets import load_image_dataset
-from tasks.images.folders import files_below
 from tasks.images.image_refs import FileImage, ImageRef
 from tasks.images.issues import ImageReport, on_invalid
 from tasks.images.loader import PixelLoader
 from tasks.images.pixels import Geometry
-from tasks.images.read import SUFFIXES, BadImageError
+from tasks.images.read import BadImageError
 from tasks.semantic_segmentation import masks
 from tasks.semantic_segmentation.masks import BadMaskError, FileMask, MaskRef, class_counts
 from tasks.semantic_segmentation.schema import SegmentationSchema
 from tasks.sites.data import SiteSplits
 from tasks.sites.file_version import file_version
+from tasks.sites.folders import PICTURE_SUFFIXES, files_below
 from tasks.sites.partition import partition_rows
 from tasks.sites.splits import split_rows
 
@@ -200,7 +200,7 @@ def _folder(
         if by_stem.setdefault(_stem(file, labels), file) is not file:
             report.add("duplicate_name", file, "another mask has this stem")
     seen: set[str] = set()
-    for file in files_below(images, SUFFIXES):
+    for file in files_below(images, PICTURE_SUFFIXES):
         stem = _stem(file, images)
         if stem in seen:
             report.add("duplicate_name", file, "another picture has this stem")

@@ -14,13 +14,12 @@ import torch
 from torch.nn import functional as F
 
 from fl_common.errors import DataError
-from tasks.images.folders import files_below
 from tasks.images.image_refs import FileImage, ImageRef
 from tasks.images.pixels import Geometry
-from tasks.images.read import SUFFIXES
 from tasks.semantic_segmentation.masks import Classes, palette_image
 from tasks.semantic_segmentation.models import SegmentationModel
 from tasks.semantic_segmentation.schema import SegmentationSchema
+from tasks.sites.folders import PICTURE_SUFFIXES, files_below
 
 CHUNK_VALUES = 2**20
 """Pixel values of pictures that are in memory at a time; their logits are more."""
@@ -124,10 +123,10 @@ def predict_folder(model: SegmentationModel, path: Path, schema: SegmentationSch
         If there are no pictures.
     """
     root = path / "images" if (path / "images").is_dir() else path
-    if path.is_file() and path.suffix.lower() in SUFFIXES:
+    if path.is_file() and path.suffix.lower() in PICTURE_SUFFIXES:
         files, root = [path], path.parent
     else:
-        files = files_below(root, SUFFIXES) if root.is_dir() else []
+        files = files_below(root, PICTURE_SUFFIXES) if root.is_dir() else []
     if not files:
         raise DataError(f"{path}: no pictures; give a picture or a folder of them")
     stems = Counter(file.relative_to(root).with_suffix("") for file in files)

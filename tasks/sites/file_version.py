@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from tasks.images.folders import walk
-from tasks.images.read import SUFFIXES
+from tasks.sites.folders import PICTURE_SUFFIXES, walk
 
-COUNTED = SUFFIXES | {".txt", ".xml", ".yaml", ".yml", ".names"}
+COUNTED = PICTURE_SUFFIXES | {".txt", ".xml", ".yaml", ".yml", ".names"}
 """Endings of pictures and labels; a site's audit log and ledger may lie beside them."""
 
 

@@ -17,8 +17,9 @@ from PIL import Image
 from fl_common.errors import ConfigError, DataError
 from tasks.images import BadImageError, FileImage, ImageReport, inspect_image, read_image
 from tasks.images.issues import DESCRIPTIONS, NEUTRAL
-from tasks.images.read import MAX_PIXELS, MOST_PIXELS, SUFFIXES
+from tasks.images.read import MAX_PIXELS, MOST_PIXELS
 from tasks.registry import load_task
+from tasks.sites.folders import PICTURE_SUFFIXES
 
 
 def _picture(mode="RGB", size=(40, 30)):
@@ -100,7 +101,7 @@ def test_bad_picture_is_named(name, read, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("suffix", sorted(SUFFIXES))
+@pytest.mark.parametrize("suffix", sorted(PICTURE_SUFFIXES))
 def test_every_accepted_ending_is_read(suffix, tmp_path):
     mode = "L" if suffix == ".pgm" else "RGB"
     picture = Image.new(mode, (24, 16), 200 if mode == "L" else (200, 100, 50))
@@ -114,7 +115,7 @@ def test_every_accepted_ending_is_read(suffix, tmp_path):
     assert set(facts.conversions) <= {"palette"}
 
 
-@pytest.mark.parametrize("suffix", sorted(SUFFIXES))
+@pytest.mark.parametrize("suffix", sorted(PICTURE_SUFFIXES))
 def test_junk_is_said_to_be_no_image(suffix, tmp_path):
     path = tmp_path / f"a{suffix}"
     path.write_bytes(b"not a picture at all")

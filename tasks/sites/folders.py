@@ -6,6 +6,12 @@ import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+PICTURE_SUFFIXES = frozenset(
+    (
+        *(".jpg", ".jpeg", ".mpo", ".png", ".bmp", ".tif", ".tiff"),
+        *(".webp", ".gif", ".ppm", ".pgm", ".jp2"),
+    )
+)
 Identity = tuple[int, int]
 """Device and inode of a folder: the same by whatever path it is reached."""
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from tasks.contract import DataSource
-from tasks.images.folders import files_below, walk
 from tasks.registry import load_task
 from tasks.sites.file_version import file_version
+from tasks.sites.folders import files_below, walk
 from tests.tasks.image_classification.conftest import Site
 from tests.tasks.semantic_segmentation import conftest as masks
 
