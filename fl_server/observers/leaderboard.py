@@ -10,8 +10,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from fl_server.config.run_config import RunConfig
-from fl_server.results.records import Outcome, RoundRecord, RunInfo, SubmissionInfo
-from fl_server.rounds.sites import Member
+from fl_server.results.records import RoundRecord, RunInfo, RunOutcome, SubmissionInfo
+from fl_server.rounds.sites import Site
 from tasks.contract import Arrays
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ class BoardObserver:
         if finished:
             store.drop_rounds_after(self._run_id, finished[-1].round)
 
-    def enrolled(self, members: list[Member]) -> None:
+    def admitted(self, members: list[Site]) -> None:
         """Sites are stored with their first record."""
 
     def round_finished(self, record: RoundRecord) -> None:
@@ -116,7 +116,7 @@ class BoardObserver:
         if self._store is not None and self._run_id is not None:
             self._store.record_round(self._run_id, record)
 
-    def finished(self, outcome: Outcome) -> None:
+    def finished(self, outcome: RunOutcome) -> None:
         """Close the run."""
         if self._store is not None and self._run_id is not None:
             status = "stopped" if outcome.stopped_early else "finished"

@@ -11,10 +11,10 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from fl_server.config.run_config import RunConfig
-from fl_server.results.records import Outcome, RoundRecord
+from fl_server.results.records import RoundRecord, RunOutcome
 from fl_server.results.result import final_round
 from fl_server.results.scoring import scopes
-from fl_server.rounds.sites import Member
+from fl_server.rounds.sites import Site
 
 SHOWN = {
     "tabular_classification": ("accuracy", "balanced_accuracy", "f1_macro", "auc_roc", "log_loss"),
@@ -47,7 +47,7 @@ class Progress:
             transient=True,
         )
         self._task = self._bar.add_task("waiting for sites", total=config.rounds + 1, last="")
-        self._members: list[Member] = []
+        self._members: list[Site] = []
 
     def __enter__(self) -> Progress:
         self._bar.start()
@@ -65,7 +65,7 @@ class Progress:
         """Print one line above the bar."""
         self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    def enrolled(self, members: list[Member]) -> None:
+    def admitted(self, members: list[Site]) -> None:
         """Name the sites."""
         self._members = members
         rows = sum(member.num_train + member.num_holdout for member in members)
@@ -92,7 +92,7 @@ class Progress:
             if site.status not in ("ok", "training"):
                 self.say(f"  {site.site}: {site.status} in {site.phase}: {site.reason}")
 
-    def finished(self, outcome: Outcome) -> None:
+    def finished(self, outcome: RunOutcome) -> None:
         """Print the tables."""
         self._bar.stop()
         self._console.print(self._scores(outcome))
@@ -101,7 +101,7 @@ class Progress:
             self.say("stopped early: the best model was kept")
         self.say(f"results: {self._config.folder / 'result.json'}")
 
-    def _scores(self, outcome: Outcome) -> Table:
+    def _scores(self, outcome: RunOutcome) -> Table:
         rule = self._config.usecase.score
         baseline, final = outcome.rounds[0], final_round(self._config, outcome)
         table = Table(title=f"{self._config.usecase.slug}: {rule.name} ({ARROWS[rule.direction]})")
@@ -130,7 +130,7 @@ class Progress:
             paths += [f"{stem}_{name}" for name in classes]
         return list(dict.fromkeys(path.removeprefix("overall/") for path in paths))
 
-    def _sites(self, outcome: Outcome) -> Table:
+    def _sites(self, outcome: RunOutcome) -> Table:
         table = Table(title="sites")
         table.add_column("site")
         for name in ("train rows", "holdout rows", "rounds taken part", "MB up", "MB down"):

@@ -100,7 +100,7 @@ class RoundRecord:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RunOutcome:
     """What a run ends with."""
 
     arrays: Arrays

@@ -15,7 +15,7 @@ from safetensors.numpy import save
 from fl_server.config.run_config import RunConfig
 from fl_server.results.charts import score_curve_svg
 from fl_server.results.checkpoint import write_atomically
-from fl_server.results.records import Outcome, RoundRecord
+from fl_server.results.records import RoundRecord, RunOutcome
 from fl_server.results.scoring import is_better, scopes
 from tasks.contract import ScoreCard, Scores
 
@@ -24,7 +24,7 @@ COUNTS = ("images", "boxes")
 """What a task counted in the pooled holdout, beside its scores."""
 
 
-def result_of(config: RunConfig, outcome: Outcome) -> dict[str, Any]:
+def result_of(config: RunConfig, outcome: RunOutcome) -> dict[str, Any]:
     """Return the content of ``result.json`` as plain values."""
     baseline, final = outcome.rounds[0], final_round(config, outcome)
     rule = config.usecase.score
@@ -54,7 +54,7 @@ def result_of(config: RunConfig, outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def final_round(config: RunConfig, outcome: Outcome) -> RoundRecord:
+def final_round(config: RunConfig, outcome: RunOutcome) -> RoundRecord:
     """Return the round whose model is the run's result: the last, or the best after a stop."""
     if not outcome.stopped_early:
         return outcome.rounds[-1]
@@ -65,7 +65,7 @@ def final_round(config: RunConfig, outcome: Outcome) -> RoundRecord:
     return best
 
 
-def write_result(config: RunConfig, outcome: Outcome, fitted: Mapping[str, Any]) -> Path:
+def write_result(config: RunConfig, outcome: RunOutcome, fitted: Mapping[str, Any]) -> Path:
     """Write ``result.json``, the model, its card and the curve, each atomically.
 
     Raises

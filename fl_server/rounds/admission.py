@@ -18,7 +18,7 @@ from fl_server.results.checkpoint import Checkpoint
 from fl_server.results.records import SiteRecord
 from fl_server.rounds.client_state import accepted_rounds
 from fl_server.rounds.reply_validation import check_summands
-from fl_server.rounds.sites import Member, Roster, wait_for_change, wait_for_nodes
+from fl_server.rounds.sites import Site, SiteRegistry, wait_for_change, wait_for_nodes
 from strategies.privacy.modes import SecureAggregation
 from strategies.wire.messages import DESCRIBE, FIT, Job, Refusal, SiteReply, payload_bytes, request
 from tasks.contract import Task
@@ -29,12 +29,12 @@ log = logging.getLogger("fedleague.server")
 DESCRIBE_SECONDS = 60.0
 
 
-class Enrolment:
+class Admission:
     """Admit sites and fit the preprocessing.
 
     Attributes
     ----------
-    roster : Roster
+    registry : SiteRegistry
     fitted : mapping
         Finalised preprocessing, after ``start``.
     blank : Stats or None
@@ -74,7 +74,7 @@ class Enrolment:
         self._past = resumed.rounds if resumed else ()
         self._seen: set[int] = set()
         self._given_up: set[str] = set()
-        self.roster = Roster()
+        self.registry = SiteRegistry()
         self.fitted: Mapping[str, Any] = {}
         self.empty_stats: Stats | None = None
         self.growing: VariableSizeModel | None = None
@@ -106,9 +106,9 @@ class Enrolment:
         nodes = wait_for_nodes(self._grid, self._config.sites, expected)
         pooled = self._ask(FIT, nodes, self._config.sites.reply_seconds)
         wanted = self._config.sites.quorum or 1
-        if len(self.roster) < wanted:
+        if len(self.registry) < wanted:
             why = "; ".join(f"{record.site}: {record.reason}" for record in self.refused)
-            raise QuorumError(f"{len(self.roster)} of {wanted} sites can take part ({why})")
+            raise QuorumError(f"{len(self.registry)} of {wanted} sites can take part ({why})")
         self.fitted = self._task.prepare(pooled) if fitted is None else fitted
         self._job = replace(self._job, fitted=self.fitted)
         self.job = self._job.to_json()
@@ -121,7 +121,7 @@ class Enrolment:
         it was lost. One that is later than the last accepted reply is as in a run without a break.
         """
         trained = accepted_rounds(self._past)
-        held = {member.name: member.memory_round or 0 for member in self.roster}
+        held = {member.name: member.memory_round or 0 for member in self.registry}
         return sorted(name for name, number in trained.items() if held.get(name, 0) < number)
 
     def start_anew(self) -> None:
@@ -135,12 +135,12 @@ class Enrolment:
         if unknown:
             self._ask(DESCRIBE, unknown, DESCRIBE_SECONDS)
 
-    def gather(self) -> list[Member]:
+    def gather(self) -> list[Site]:
         """Return the connected sites; wait a while for one that has just dropped out."""
         give_up = time.monotonic() + self._config.sites.rejoin_seconds
         while True:
-            online = self.roster.online(self._grid)
-            missing = {member.name for member in self.roster} - {m.name for m in online}
+            online = self.registry.online(self._grid)
+            missing = {member.name for member in self.registry} - {m.name for m in online}
             if not missing - self._given_up:
                 break
             if time.monotonic() >= give_up:
@@ -172,7 +172,7 @@ class Enrolment:
                 )
             else:
                 counts = (answer.num_train, answer.num_holdout)
-                self.roster.admit(Member(answer.name, node_id, *counts, answer.memory_round))
+                self.registry.admit(Site(answer.name, node_id, *counts, answer.memory_round))
         return pooled
 
     def _answer(self, reply: Message) -> SiteReply:
@@ -185,9 +185,9 @@ class Enrolment:
 
     def _check_name(self, name: str, node_id: int) -> None:
         """Refuse a name that another connected node has."""
-        if name not in self.roster:
+        if name not in self.registry:
             return
-        owner = self.roster.member(name).node_id
+        owner = self.registry.site(name).node_id
         if owner != node_id and owner in set(self._grid.get_node_ids()):
             raise ReplyError(f"another connected node is already called '{name}'")
 

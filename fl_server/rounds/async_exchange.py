@@ -17,7 +17,7 @@ from fl_server.config.run_config import SitesConfig
 from fl_server.results.records import SiteRecord
 from fl_server.rounds.exchange import LOST, Exchange, Refresh, Screen
 from fl_server.rounds.reply_stream import open_stream
-from fl_server.rounds.sites import Member, Roster
+from fl_server.rounds.sites import Site, SiteRegistry
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class _Asked:
     at: float
 
 
-class OpenExchange(Exchange):
+class AsyncExchange(Exchange):
     """One training exchange over all rounds; ``begin`` opens each.
 
     Attributes
@@ -39,8 +39,10 @@ class OpenExchange(Exchange):
         The current round's: sites asked in it, and sites whose reply came in it.
     """
 
-    def __init__(self, grid: Grid, roster: Roster, sites: SitesConfig, refresh: Refresh) -> None:
-        super().__init__(grid, roster, sites, phase="train", refresh=refresh)
+    def __init__(
+        self, grid: Grid, registry: SiteRegistry, sites: SitesConfig, refresh: Refresh
+    ) -> None:
+        super().__init__(grid, registry, sites, phase="train", refresh=refresh)
         self._stream = open_stream(grid)
         self._open: dict[str, _Asked] = {}
         self._round = 0
@@ -76,11 +78,11 @@ class OpenExchange(Exchange):
             elif reply is None and not self._is_overdue(due):
                 break  # nothing is owed by the grid any more
 
-    def free(self, members: list[Member]) -> list[Member]:
+    def free(self, members: list[Site]) -> list[Site]:
         """Return the sites that owe nothing."""
         return [member for member in members if member.name not in self._open]
 
-    def unasked(self, members: list[Member], phase: str) -> dict[str, SiteRecord]:
+    def unasked(self, members: list[Site], phase: str) -> dict[str, SiteRecord]:
         """Return the records of busy sites that are spared a further request."""
         why = "not asked: it still trains on an older model"
         busy = [member.name for member in members if member.name in self._open]

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from fl_server.results.records import RoundRecord
-from fl_server.rounds.sites import Member
+from fl_server.rounds.sites import Site
 from strategies.sampling import Candidate, Sampler
 from tasks.contract import child_seed
 
 
-class SiteChoice:
+class ClientSampling:
     """Choose a round's sites; the same for the same seed, round, sites and losses."""
 
     def __init__(self, sampler: Sampler, seed: int) -> None:
@@ -27,7 +27,7 @@ class SiteChoice:
                 if site.status == "ok" and site.loss is not None:
                     self._losses[site.site] = site.loss
 
-    def names(self, number: int, members: Sequence[Member]) -> set[str]:
+    def names(self, number: int, members: Sequence[Site]) -> set[str]:
         """Return the sites that round ``number`` may ask."""
         if not members:
             return set()

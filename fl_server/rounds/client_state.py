@@ -14,7 +14,7 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from fl_server.results.records import RoundRecord, SiteRecord
-from fl_server.rounds.sites import Roster
+from fl_server.rounds.sites import SiteRegistry
 from strategies.wire.messages import CONFIG, RECALL, record_of
 from tasks.contract import Arrays
 
@@ -51,9 +51,9 @@ def _trained(site: SiteRecord) -> bool:
 class ClientState:
     """Which sites are ahead of the server, and by how much."""
 
-    def __init__(self, grid: Grid, roster: Roster) -> None:
+    def __init__(self, grid: Grid, registry: SiteRegistry) -> None:
         self._grid = grid
-        self._roster = roster
+        self._registry = registry
         self._accepted: dict[str, int] = {}
         self._ahead: set[str] = set()
 
@@ -69,12 +69,12 @@ class ClientState:
         self._accepted |= dict.fromkeys(accepted, number)
         self._ahead = (self._ahead | asked.keys()) - accepted
         if isinstance(self._grid, KeepsClientState):
-            self._grid.commit({self._roster.member(name).node_id for name in accepted})
+            self._grid.commit({self._registry.site(name).node_id for name in accepted})
 
     def addressed(self, messages: Iterable[Message]) -> Iterator[Message]:
         """Tell sites that are ahead which round to go on from; the others share one content."""
         for message in messages:
-            site = self._roster.name_of(message.metadata.dst_node_id)
+            site = self._registry.name_of(message.metadata.dst_node_id)
             yield self._recalling(message, site) if site in self._ahead else message
 
     def _recalling(self, message: Message, site: str | None) -> Message:

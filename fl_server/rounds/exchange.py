@@ -18,7 +18,7 @@ from flwr.serverapp import Grid
 from fl_common.errors import ReplyError
 from fl_server.config.run_config import SitesConfig
 from fl_server.results.records import SiteRecord
-from fl_server.rounds.sites import Member, Roster, wait_for_change
+from fl_server.rounds.sites import Site, SiteRegistry, wait_for_change
 from strategies.wire.messages import Refusal, payload_bytes
 
 LOST = {
@@ -28,7 +28,7 @@ LOST = {
 }
 MAX_ATTEMPTS = 3
 """How often one site is asked again in one exchange."""
-Screen = Callable[[Member, Message], tuple[int, float | None]]
+Screen = Callable[[Site, Message], tuple[int, float | None]]
 """Checks a reply; returns its example count and, after training, its loss."""
 Refresh = Callable[[], None]
 """Admits nodes that (re)joined since the last look."""
@@ -44,10 +44,16 @@ class Exchange:
     """
 
     def __init__(
-        self, grid: Grid, roster: Roster, sites: SitesConfig, *, phase: str, refresh: Refresh
+        self,
+        grid: Grid,
+        registry: SiteRegistry,
+        sites: SitesConfig,
+        *,
+        phase: str,
+        refresh: Refresh,
     ) -> None:
         self._grid = grid
-        self._roster = roster
+        self._registry = registry
         self._sites = sites
         self.phase = phase
         self._refresh = refresh
@@ -84,7 +90,7 @@ class Exchange:
     ) -> Iterator[Message]:
         sizes: dict[int, int] = {}
         for message in messages:
-            site = self._roster.name_of(message.metadata.dst_node_id)
+            site = self._registry.name_of(message.metadata.dst_node_id)
             if site is None:
                 continue
             outstanding[site] = message
@@ -98,7 +104,7 @@ class Exchange:
 
     def _site_of(self, reply: Message, outstanding: dict[str, Message]) -> str | None:
         """Name the site of a reply; Flower's own error replies only name the message."""
-        name = self._roster.name_of(reply.metadata.src_node_id)
+        name = self._registry.name_of(reply.metadata.src_node_id)
         if name is not None:
             return name
         asked = reply.metadata.reply_to_message_id
@@ -115,7 +121,7 @@ class Exchange:
         size = payload_bytes(reply.content)
         outstanding.pop(site)
         try:
-            count, loss = screen(self._roster.member(site), reply)
+            count, loss = screen(self._registry.site(site), reply)
         except ReplyError as error:
             self._note(site, status="refused", reason=str(error), bytes_up=size)
             return False
@@ -137,7 +143,7 @@ class Exchange:
         give_up = min(deadline, time.monotonic() + self._sites.rejoin_seconds)
         while outstanding and time.monotonic() < give_up:
             self._refresh()
-            online = {member.name for member in self._roster.online(self._grid)}
+            online = {member.name for member in self._registry.online(self._grid)}
             able = {site for site in outstanding if self._attempts[site] < MAX_ATTEMPTS}
             if not able:
                 break
@@ -151,7 +157,7 @@ class Exchange:
         again = []
         for site in sites:
             old = outstanding[site]
-            node_id = self._roster.member(site).node_id
+            node_id = self._registry.site(site).node_id
             message = Message(old.content, node_id, old.metadata.message_type)
             outstanding[site] = message
             again.append(message)

@@ -19,18 +19,18 @@ from flwr.serverapp.strategy import Strategy
 from fl_common.errors import QuorumError
 from fl_server.config.run_config import RunConfig, SitesConfig
 from fl_server.results.checkpoint import Checkpoint, write_checkpoint
-from fl_server.results.records import Outcome, RoundRecord, SiteRecord
+from fl_server.results.records import RoundRecord, RunOutcome, SiteRecord
 from fl_server.results.scoring import score_of
-from fl_server.rounds.admission import Enrolment
-from fl_server.rounds.async_exchange import OpenExchange
-from fl_server.rounds.client_sampling import SiteChoice
+from fl_server.rounds.admission import Admission
+from fl_server.rounds.async_exchange import AsyncExchange
+from fl_server.rounds.client_sampling import ClientSampling
 from fl_server.rounds.client_state import ClientState, KeepsClientState
 from fl_server.rounds.early_stopping import is_best, should_stop
 from fl_server.rounds.exchange import Exchange
-from fl_server.rounds.replies import Heard, TrainScreen, pooled, verdict
-from fl_server.rounds.reply_validation import conformed
-from fl_server.rounds.secagg_exchange import MaskedExchange
-from fl_server.rounds.sites import Member, RosterGrid, addressed, seeded_sampling
+from fl_server.rounds.replies import RepliesSoFar, TrainCheck, pooled, verdict
+from fl_server.rounds.reply_validation import cast_like
+from fl_server.rounds.secagg_exchange import SecaggExchange
+from fl_server.rounds.sites import Site, SiteGrid, addressed, seeded_sampling
 from fl_server.rounds.strategy_errors import definition, failure
 from strategies.privacy.modes import SecureAggregation
 from strategies.sampling import Sampler, Uniform
@@ -56,7 +56,7 @@ log = logging.getLogger("fedleague.server")
 class Observer(Protocol):
     """Whoever follows a run: the progress display, the leaderboard."""
 
-    def enrolled(self, members: list[Member]) -> None:
+    def admitted(self, members: list[Site]) -> None:
         """Hear, once, who takes part."""
 
     def round_finished(self, record: RoundRecord) -> None:
@@ -83,21 +83,21 @@ class RoundLoop:
         config: RunConfig,
         task: Task,
         strategy: Strategy,
-        enrolment: Enrolment,
+        admission: Admission,
         sampler: Sampler | None = None,
     ) -> None:
         self._grid = grid
         self._config = config
         self._task = task
         self._strategy = strategy
-        self._enrolment = enrolment
-        self._roster = enrolment.roster
-        self._choice = SiteChoice(sampler or Uniform(), config.seed)
-        self._heard = Heard()
-        self._memories = ClientState(grid, self._roster)
-        self._open: OpenExchange | None = None
+        self._admission = admission
+        self._registry = admission.registry
+        self._sampling = ClientSampling(sampler or Uniform(), config.seed)
+        self._heard = RepliesSoFar()
+        self._memories = ClientState(grid, self._registry)
+        self._open: AsyncExchange | None = None
         if getattr(strategy, "is_asynchronous", False):
-            self._open = OpenExchange(grid, self._roster, config.sites, enrolment.refresh)
+            self._open = AsyncExchange(grid, self._registry, config.sites, admission.refresh)
 
     def run(
         self,
@@ -105,7 +105,7 @@ class RoundLoop:
         observers: list[Observer],
         fingerprint: str,
         resumed: Checkpoint | None,
-    ) -> Outcome:
+    ) -> RunOutcome:
         """Run the baseline and the rounds, or what is left of them.
 
         Raises
@@ -125,7 +125,7 @@ class RoundLoop:
             self._remind_sites(resumed)
             self._memories.restore(records)
         stopped = should_stop(records, stopping, direction)
-        self._choice.note(records)
+        self._sampling.note(records)
         self._heard.recall(records)
         for number in range(len(records), config.rounds + 1):
             if stopped:
@@ -134,22 +134,22 @@ class RoundLoop:
             if stopping.patience is not None and is_best(record, records, direction):
                 best = arrays
             records.append(record)
-            self._choice.note([record])
+            self._sampling.note([record])
             self._save(fingerprint, arrays, best, records)
             for observer in observers:
                 observer.round_finished(record)
             stopped = should_stop(records, stopping, direction)
         final = best if stopped and best is not None else arrays
-        return Outcome(final, tuple(records), stopped)
+        return RunOutcome(final, tuple(records), stopped)
 
     def _remind_sites(self, resumed: Checkpoint) -> None:
         """Give simulated sites their memory back; real ones have it, or all start anew."""
         if isinstance(self._grid, KeepsClientState):
             self._grid.restore(resumed.site_memory)
-        elif (sites := self._enrolment.forgetful()) and (
+        elif (sites := self._admission.forgetful()) and (
             pair := forget_tied_to_clients(self._strategy)
         ):
-            self._enrolment.start_anew()
+            self._admission.start_anew()
             why = "not remembered by %s: all sites start anew, and so does the strategy's %s"
             log.warning(why, ", ".join(sites), ", ".join(pair))
 
@@ -189,7 +189,7 @@ class RoundLoop:
             status, reason = verdict(new, statuses, self._heard.num_accepted, wanted)
             if new is not None:
                 reason += definition(self._strategy) if status != "ok" else ""
-                new = self._conformed(new, arrays)
+                new = self._cast_like(new, arrays)
         except (Exception, SystemExit) as error:
             log.debug("strategy failed", exc_info=True)
             new, loss, status, reason = None, None, "failed", failure(self._strategy, error)
@@ -201,26 +201,26 @@ class RoundLoop:
         return _Trained(new, status, reason, loss, sites)
 
     def _aggregate(
-        self, number: int, arrays: Arrays, exchange: Exchange | MaskedExchange
+        self, number: int, arrays: Arrays, exchange: Exchange | SecaggExchange
     ) -> tuple[Arrays | None, float | None]:
-        members = self._enrolment.gather()
+        members = self._admission.gather()
         if self._open is not None:
             members = self._open.free(members)
-        chosen = self._choice.names(number, members)
-        grid = RosterGrid(self._grid, self._roster, chosen)
-        config = ConfigRecord({JOB: self._enrolment.job, ROUND: number})
-        if isinstance(exchange, MaskedExchange):
+        chosen = self._sampling.names(number, members)
+        grid = SiteGrid(self._grid, self._registry, chosen)
+        config = ConfigRecord({JOB: self._admission.job, ROUND: number})
+        if isinstance(exchange, SecaggExchange):
             config.update(exchange.named(self._strategy))
         with seeded_sampling(child_seed(self._config.seed, "sample", number)):
             asked = self._strategy.configure_train(number, pack_arrays(arrays), config, grid)
         messages = self._memories.addressed(asked)
         extra: Arrays = getattr(self._strategy, "expected_extra", dict)()
-        model = self._enrolment.growing
+        model = self._admission.growing
         growing = (model, replies_whole(self._strategy)) if model is not None else None
         self._heard.num_accepted = 0
-        screen = TrainScreen(self._heard, self._config, arrays, extra=extra, growing=growing)
+        screen = TrainCheck(self._heard, self._config, arrays, extra=extra, growing=growing)
         replies: Iterable[Message]
-        if isinstance(exchange, MaskedExchange):
+        if isinstance(exchange, SecaggExchange):
             replies = exchange.train(messages, arrays, extra)
             self._heard.num_accepted = len(replies)
         else:
@@ -234,11 +234,11 @@ class RoundLoop:
             float(loss) if isinstance(loss, int | float) else None,
         )
 
-    def _conformed(self, new: Arrays, sent: Arrays) -> Arrays:
+    def _cast_like(self, new: Arrays, sent: Arrays) -> Arrays:
         """Require the weights that the sites know, or a whole booster."""
-        if self._enrolment.growing is None:
-            return conformed(new, sent, definition(self._strategy))
-        self._enrolment.growing.load(new)
+        if self._admission.growing is None:
+            return cast_like(new, sent, definition(self._strategy))
+        self._admission.growing.load(new)
         return new
 
     def _evaluate(self, number: int, arrays: Arrays) -> tuple[ScoreCard, tuple[SiteRecord, ...]]:
@@ -248,17 +248,17 @@ class RoundLoop:
         then they would hold up all others.
         """
         exchange = self._exchange("evaluate", number)
-        content = request(self._enrolment.job, number, pack_arrays(arrays))
+        content = request(self._admission.job, number, pack_arrays(arrays))
         per_row: int = getattr(self._task, "counts_per_row", 1)
-        members, blank = self._enrolment.gather(), self._enrolment.empty_stats
+        members, blank = self._admission.gather(), self._admission.empty_stats
         unasked: dict[str, SiteRecord] = {}
         if self._open is not None and self._open.is_concurrent and number < self._config.rounds:
             unasked = self._open.unasked(members, "evaluate")
             members = self._open.free(members)
-        if isinstance(exchange, MaskedExchange):
+        if isinstance(exchange, SecaggExchange):
             record_of(content, CONFIG, ConfigRecord).update(exchange.named(self._strategy))
         messages = self._memories.addressed(addressed(content, EVALUATE, members))
-        if isinstance(exchange, MaskedExchange):
+        if isinstance(exchange, SecaggExchange):
             running = exchange.evaluate(messages, blank or Stats(), per_row)
         else:
             running = pooled(exchange, messages, blank, per_row)
@@ -272,27 +272,27 @@ class RoundLoop:
                 "continue with resume=true"
             )
         exchange.records |= unasked
-        return self._task.finalise(running, self._enrolment.fitted), self._by_site(exchange)
+        return self._task.finalise(running, self._admission.fitted), self._by_site(exchange)
 
-    def _exchange(self, phase: str, number: int) -> Exchange | MaskedExchange:
-        refresh, privacy = self._enrolment.refresh, self._config.privacy
+    def _exchange(self, phase: str, number: int) -> Exchange | SecaggExchange:
+        refresh, privacy = self._admission.refresh, self._config.privacy
         if self._open is not None and phase == "train":
             self._open.begin(number)
             return self._open
 
         def make(sites: SitesConfig) -> Exchange:
-            return Exchange(self._grid, self._roster, sites, phase=phase, refresh=refresh)
+            return Exchange(self._grid, self._registry, sites, phase=phase, refresh=refresh)
 
         if isinstance(privacy, SecureAggregation):
-            base = ConfigRecord({JOB: self._enrolment.job, ROUND: number})
-            return MaskedExchange(privacy, make, self._config.sites, phase, base)
+            base = ConfigRecord({JOB: self._admission.job, ROUND: number})
+            return SecaggExchange(privacy, make, self._config.sites, phase, base)
         return make(self._config.sites)
 
-    def _by_site(self, exchange: Exchange | MaskedExchange) -> tuple[SiteRecord, ...]:
+    def _by_site(self, exchange: Exchange | SecaggExchange) -> tuple[SiteRecord, ...]:
         """List the records by site; a site that is not connected is named too."""
         records = dict(exchange.records)
-        online = {member.name for member in self._roster.online(self._grid)}
-        for member in self._roster:
+        online = {member.name for member in self._registry.online(self._grid)}
+        for member in self._registry:
             if member.name not in online and member.name not in records:
                 records[member.name] = SiteRecord(
                     member.name, exchange.phase, "absent", reason="site is not connected"
@@ -305,13 +305,13 @@ class RoundLoop:
         strategy_arrays, numbers = snapshot(self._strategy)
         checkpoint = Checkpoint(
             fingerprint=fingerprint,
-            fitted=self._enrolment.fitted,
+            fitted=self._admission.fitted,
             rounds=tuple(records),
             model=arrays,
             strategy_arrays=strategy_arrays,
             strategy_numbers=numbers,
             best=best,
-            run=self._enrolment.run,
+            run=self._admission.run,
             site_memory=self._grid.client_state()
             if isinstance(self._grid, KeepsClientState)
             else {},

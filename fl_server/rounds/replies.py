@@ -14,7 +14,7 @@ from fl_server.config.run_config import RunConfig
 from fl_server.results.records import RoundRecord, SiteRecord
 from fl_server.rounds.exchange import Exchange
 from fl_server.rounds.reply_validation import check_evaluate, check_train, decode_update
-from fl_server.rounds.sites import Member
+from fl_server.rounds.sites import Site
 from strategies.wire.messages import EPSILON, METRICS, record_of
 from tasks.contract import Arrays
 from tasks.stats import Stats
@@ -22,7 +22,7 @@ from tasks.trees.variable_size import VariableSizeModel
 
 
 @dataclass
-class Heard:
+class RepliesSoFar:
     """What was heard so far; late replies of earlier rounds (FedBuff) count when they come.
 
     Parameters
@@ -57,7 +57,7 @@ class Heard:
         )
 
 
-class TrainScreen:
+class TrainCheck:
     """Check one training reply after the other against the model that was sent.
 
     Parameters
@@ -70,7 +70,7 @@ class TrainScreen:
 
     def __init__(
         self,
-        heard: Heard,
+        heard: RepliesSoFar,
         config: RunConfig,
         sent: Arrays,
         *,
@@ -83,7 +83,7 @@ class TrainScreen:
         self._extra = extra
         self._growing = growing
 
-    def __call__(self, member: Member, reply: Message) -> tuple[int, float | None]:
+    def __call__(self, member: Site, reply: Message) -> tuple[int, float | None]:
         """Return the reply's example count and loss; private training sends no loss.
 
         Raises
@@ -121,7 +121,7 @@ def pooled(
     """
     running = Stats()
 
-    def screen(member: Member, reply: Message) -> tuple[int, None]:
+    def screen(member: Site, reply: Message) -> tuple[int, None]:
         nonlocal running
         answer = check_evaluate(reply, member.num_holdout, blank, counts_per_row=counts_per_row)
         running = running.merge(answer.stats)

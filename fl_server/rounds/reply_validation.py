@@ -140,7 +140,7 @@ def check_extra(reply: Message, expected: Arrays) -> None:
             raise ReplyError(f"extra array '{name}' holds a value that is not finite")
 
 
-def conformed(new: Arrays, sent: Arrays, place: str = "") -> Arrays:
+def cast_like(new: Arrays, sent: Arrays, place: str = "") -> Arrays:
     """Return the aggregated model in the names, shapes and dtypes that the sites know.
 
     Parameters

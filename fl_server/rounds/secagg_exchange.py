@@ -15,7 +15,7 @@ from fl_server.config.run_config import SitesConfig
 from fl_server.results.records import SiteRecord
 from fl_server.rounds.exchange import Exchange
 from fl_server.rounds.reply_validation import check_summands
-from fl_server.rounds.sites import Member
+from fl_server.rounds.sites import Site
 from strategies.privacy import secagg
 from strategies.privacy.fixed_point import Layout, from_words, num_words
 from strategies.privacy.modes import SecureAggregation
@@ -58,7 +58,7 @@ MakeExchange = Callable[[SitesConfig], Exchange]
 """How long to wait for whom -> a fresh exchange."""
 
 
-class MaskedExchange:
+class SecaggExchange:
     """Ask some sites for a masked sum.
 
     Attributes
@@ -211,7 +211,7 @@ class MaskedExchange:
         waiting = self._sites if back else replace(self._sites, rejoin_seconds=0.0)
         exchange = self._make(waiting)
 
-        def screen(member: Member, reply: Message) -> tuple[int, None]:
+        def screen(member: Site, reply: Message) -> tuple[int, None]:
             check(reply)
             return member.num_train if self.phase == "train" else member.num_holdout, None
 

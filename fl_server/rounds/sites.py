@@ -20,7 +20,7 @@ POLL_SECONDS = 0.2
 
 
 @dataclass
-class Member:
+class Site:
     """One site: its current node and what it declared.
 
     ``memory_round`` is the last round, before the run's first or resumed one, that it remembers.
@@ -33,14 +33,14 @@ class Member:
     memory_round: int | None = None
 
 
-class Roster:
+class SiteRegistry:
     """The sites of a run, always listed by name."""
 
     def __init__(self) -> None:
-        self._by_name: dict[str, Member] = {}
+        self._by_name: dict[str, Site] = {}
         self._by_node: dict[int, str] = {}
 
-    def admit(self, member: Member) -> None:
+    def admit(self, member: Site) -> None:
         """Add a site, or move it to its new node after a restart."""
         previous = self._by_name.get(member.name)
         if previous is not None:
@@ -52,11 +52,11 @@ class Roster:
         """Return the site behind a node, if it is known."""
         return self._by_node.get(node_id)
 
-    def member(self, name: str) -> Member:
+    def site(self, name: str) -> Site:
         """Return a site by name."""
         return self._by_name[name]
 
-    def __iter__(self) -> Iterator[Member]:
+    def __iter__(self) -> Iterator[Site]:
         return iter(sorted(self._by_name.values(), key=lambda m: m.name))
 
     def __len__(self) -> int:
@@ -65,7 +65,7 @@ class Roster:
     def __contains__(self, name: object) -> bool:
         return name in self._by_name
 
-    def online(self, grid: Grid) -> list[Member]:
+    def online(self, grid: Grid) -> list[Site]:
         """Return the sites that are connected now, by name."""
         connected = set(grid.get_node_ids())
         return [member for member in self if member.node_id in connected]
@@ -122,7 +122,7 @@ def wait_for_change(grid: Grid) -> None:
         time.sleep(POLL_SECONDS)
 
 
-class RosterGrid(Grid):
+class SiteGrid(Grid):
     """A grid that shows a strategy only the run's sites, by name, whatever their node ids.
 
     Parameters
@@ -131,9 +131,11 @@ class RosterGrid(Grid):
         The sites that this round's sampling chose; None: all.
     """
 
-    def __init__(self, grid: Grid, roster: Roster, chosen: Collection[str] | None = None) -> None:
+    def __init__(
+        self, grid: Grid, registry: SiteRegistry, chosen: Collection[str] | None = None
+    ) -> None:
         self._grid = grid
-        self._roster = roster
+        self._registry = registry
         self._chosen = chosen
 
     @property
@@ -142,23 +144,23 @@ class RosterGrid(Grid):
 
         It is N of SCAFFOLD and FedDyn: the memory of a site that is away stays in their state.
         """
-        return len(self._roster)
+        return len(self._registry)
 
     @property
     def num_examples(self) -> int:
         """Training rows of these sites."""
-        return sum(member.num_train for member in self._roster)
+        return sum(member.num_train for member in self._registry)
 
     @property
     def connected(self) -> list[int]:
         """The nodes of all connected sites, chosen or not."""
-        return [member.node_id for member in self._roster.online(self._grid)]
+        return [member.node_id for member in self._registry.online(self._grid)]
 
     def get_node_ids(self) -> Iterable[int]:
         """Return the chosen connected sites' nodes, in the order of the sites' names."""
         return [
             member.node_id
-            for member in self._roster.online(self._grid)
+            for member in self._registry.online(self._grid)
             if self._chosen is None or member.name in self._chosen
         ]
 
@@ -201,6 +203,6 @@ def seeded_sampling(seed: int) -> Iterator[None]:
         random.setstate(state)
 
 
-def addressed(content: RecordDict, message_type: str, members: Iterable[Member]) -> list[Message]:
+def addressed(content: RecordDict, message_type: str, members: Iterable[Site]) -> list[Message]:
     """Address one shared content to many sites."""
     return [Message(content, member.node_id, message_type) for member in members]

@@ -17,9 +17,9 @@ from fl_server.config.run_config import RunConfig, fingerprint, make_strategy
 from fl_server.observers.leaderboard import BoardObserver
 from fl_server.observers.progress import Progress
 from fl_server.results.checkpoint import Checkpoint, read_checkpoint
-from fl_server.results.records import Outcome
+from fl_server.results.records import RunOutcome
 from fl_server.results.result import write_result
-from fl_server.rounds.admission import Enrolment
+from fl_server.rounds.admission import Admission
 from fl_server.rounds.loop import Observer, RoundLoop
 from strategies.privacy.combinations import protected
 from strategies.registry import client_update_name
@@ -29,7 +29,7 @@ from tasks.registry import load_task
 from tasks.trees.variable_size import VariableSizeModel
 
 
-def execute(grid: Grid, config: RunConfig, progress: Progress | None = None) -> Outcome:
+def execute(grid: Grid, config: RunConfig, progress: Progress | None = None) -> RunOutcome:
     """Run one federated competition on a grid; the same on every runtime.
 
     Raises
@@ -47,22 +47,22 @@ def execute(grid: Grid, config: RunConfig, progress: Progress | None = None) -> 
     progress = progress or Progress(config)
     with progress, BoardObserver(config) as board:
         half = client_update_name(strategy)
-        enrolment = Enrolment(grid, config, task, half, resumed=resumed)
-        enrolment.start(_expected(config), resumed.fitted if resumed else None)
-        model = task.build(config.model, enrolment.fitted, config.seed)
+        admission = Admission(grid, config, task, half, resumed=resumed)
+        admission.start(_expected(config), resumed.fitted if resumed else None)
+        model = task.build(config.model, admission.fitted, config.seed)
         check_layers(strategy, model)
-        enrolment.empty_stats = task.empty_stats(model)
-        enrolment.growing = model if isinstance(model, VariableSizeModel) else None
+        admission.empty_stats = task.empty_stats(model)
+        admission.growing = model if isinstance(model, VariableSizeModel) else None
         arrays = _starting_weights(config, task, model)
         observers: Sequence[Observer] = (board, progress)
-        members = list(enrolment.roster)
+        members = list(admission.registry)
         board.open_run(arrays, resumed.rounds if resumed else ())
         for observer in observers:
-            observer.enrolled(members)
+            observer.admitted(members)
         strategy = protected(strategy, config.privacy)
-        loop = RoundLoop(grid, config, task, strategy, enrolment, sampler)
+        loop = RoundLoop(grid, config, task, strategy, admission, sampler)
         outcome = loop.run(arrays, list(observers), mark, resumed)
-        write_result(config, outcome, enrolment.fitted)
+        write_result(config, outcome, admission.fitted)
         board.finished(outcome)
         progress.finished(outcome)
     return outcome

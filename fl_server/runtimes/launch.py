@@ -15,7 +15,7 @@ from fl_common.errors import ConfigError, FedleagueError
 from fl_server.config.compatibility import check_run
 from fl_server.config.run_config import RunConfig
 from fl_server.observers.progress import Progress
-from fl_server.results.records import Outcome
+from fl_server.results.records import RunOutcome
 from fl_server.runtimes.execution import execute, quiet_flower
 from fl_server.runtimes.simulated_sites import simulated_site, write_simulated_sites
 from fl_server.runtimes.simulation import CLIENT_APP, InProcessGrid, load_client_app
@@ -31,7 +31,7 @@ QUIET_RAY = {
 """Ray reads these when it is imported: no statistics sent, no tips printed."""
 
 
-def launch(config: RunConfig) -> Outcome:
+def launch(config: RunConfig) -> RunOutcome:
     """Run a competition on the configured runtime.
 
     Raises
@@ -68,7 +68,7 @@ def check_sites(config: RunConfig) -> list[Any]:
     return reports
 
 
-def _simulation(config: RunConfig) -> Outcome:
+def _simulation(config: RunConfig) -> RunOutcome:
     from tasks.networks.threads import limit_threads
 
     limit_threads(config.runtime.get("threads"))
@@ -86,7 +86,7 @@ def _checked(config: RunConfig) -> Progress:
     return progress
 
 
-def _ray(config: RunConfig) -> Outcome:
+def _ray(config: RunConfig) -> RunOutcome:
     for name, value in QUIET_RAY.items():
         os.environ.setdefault(name, value)
     try:
@@ -96,7 +96,7 @@ def _ray(config: RunConfig) -> Outcome:
         raise ConfigError("runtime=ray needs Ray: pip install 'fedleague[ray]'") from None
     _check_cores(config)
     progress = _checked(config)
-    outcomes: list[Outcome] = []
+    outcomes: list[RunOutcome] = []
     failures: list[FedleagueError] = []
     server = ServerApp()
 
@@ -141,7 +141,7 @@ def _check_cores(config: RunConfig) -> None:
         raise ConfigError(f"runtime.cpus_per_client is {wanted:g}, this machine has {cores} cores")
 
 
-def _deployment(config: RunConfig) -> Outcome:
+def _deployment(config: RunConfig) -> RunOutcome:
     from fl_server.superlink.serve import LinkConfig, superlink
 
     runtime = dict(config.runtime)

@@ -28,7 +28,7 @@ from flwr.supercore.inflatable.inflatable_object import (
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from flwr.supercore.run import Run
 
-from fl_server.superlink.link_state import Outcome, WatchedLinkState
+from fl_server.superlink.link_state import ReplyOutcome, WatchedLinkState
 from fl_server.superlink.object_store import object_ids
 from fl_server.superlink.traffic import Traffic
 
@@ -245,7 +245,7 @@ class OpenStream:
     def __init__(self, grid: StreamingGrid) -> None:
         self._grid = grid
         self._state = grid._state
-        self._outcomes: SimpleQueue[Outcome] = SimpleQueue()
+        self._outcomes: SimpleQueue[ReplyOutcome] = SimpleQueue()
         self._pending: dict[str, Metadata] = {}
         self._unknown: list[Metadata] = []
 
@@ -286,7 +286,7 @@ class OpenStream:
         self._state.withdraw(list(self._pending))
         self._pending.clear()
 
-    def _next_outcome(self, end: float) -> Outcome | None:
+    def _next_outcome(self, end: float) -> ReplyOutcome | None:
         """Wait for the next outcome; None when the time is over."""
         while True:
             remaining = end - time.monotonic()

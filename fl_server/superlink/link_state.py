@@ -21,7 +21,7 @@ from flwr.supercore.date import now
 
 from fl_server.superlink.object_store import AtomicObjectStore, is_sound
 
-Outcome = tuple[str, str | None]
+ReplyOutcome = tuple[str, str | None]
 """Identifier of an instruction, and why its reply will never come (None: it is here)."""
 
 MAX_DELIVERIES = 3
@@ -46,13 +46,13 @@ class WatchedLinkState(InMemoryLinkState):
         self.nodes_changed = threading.Condition()
         self.on_mail: Callable[[int], None] = lambda _node: None
         self.on_space: Callable[[], None] = lambda: None
-        self._watchers: dict[str, SimpleQueue[Outcome]] = {}
+        self._watchers: dict[str, SimpleQueue[ReplyOutcome]] = {}
         self._inbox: dict[int, list[str]] = {}
         self._deliveries: dict[str, int] = {}
 
     # Watching replies
 
-    def watch(self, message_id: str, outcomes: SimpleQueue[Outcome]) -> None:
+    def watch(self, message_id: str, outcomes: SimpleQueue[ReplyOutcome]) -> None:
         """Report the fate of an instruction to a queue, once it is known."""
         with self.lock:
             self._watchers[message_id] = outcomes

@@ -24,7 +24,7 @@ from tasks.contract import Scores
 from tasks.metrics.catalog import metric_names
 from tasks.metrics.confusion import confusion_outcomes
 from tasks.metrics.histograms import average_precision, num_score_bins, roc_auc, score_histogram
-from tasks.metrics.outcome import NO_ROWS, Outcome, apply, collect
+from tasks.metrics.metric_value import NO_ROWS, MetricValue, apply, collect
 from tasks.stats import Stats
 
 PROBABILITY_TOLERANCE = 1e-3
@@ -207,14 +207,14 @@ def _unpack(stats: Stats, num_classes: int) -> list[NDArray[Any]]:
 
 def _curves(
     support: NDArray[np.int64], histogram: NDArray[np.int64], classes: Sequence[str]
-) -> tuple[dict[str, Outcome], dict[str, float]]:
+) -> tuple[dict[str, MetricValue], dict[str, float]]:
     """Return ``auc_roc``, ``gini`` and ``auc_pr`` with their bounds, one-vs-rest macro."""
     num_classes = len(classes)
     per_class = histogram.reshape(-1, 2, histogram.shape[-1])  # (1 or c, 2, bins)
     missing = [name for name, rows in zip(classes, support, strict=True) if rows == 0]
     reason = f"no pooled row is of class {', '.join(map(repr, missing))}"
-    area: Outcome = reason
-    precision: Outcome = reason
+    area: MetricValue = reason
+    precision: MetricValue = reason
     bounds: dict[str, float] = {}
     if not missing:
         areas, area_bounds = np.mean([roc_auc(h) for h in per_class], axis=0).tolist()

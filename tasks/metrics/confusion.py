@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.metrics.outcome import Outcome, ratio
+from tasks.metrics.metric_value import MetricValue, ratio
 
 Floats = NDArray[np.float64]
 
@@ -73,7 +73,9 @@ class _Ratios:
         return bool((self.parts[name][1][self.present] > 0).any())
 
 
-def confusion_outcomes(confusion: NDArray[np.int64], classes: Sequence[str]) -> dict[str, Outcome]:
+def confusion_outcomes(
+    confusion: NDArray[np.int64], classes: Sequence[str]
+) -> dict[str, MetricValue]:
     """Return every metric of the confusion matrix.
 
     Parameters
@@ -90,8 +92,8 @@ def confusion_outcomes(confusion: NDArray[np.int64], classes: Sequence[str]) -> 
     return _overall(confusion, ratios) | _averages(ratios) | _per_class(ratios, classes)
 
 
-def _per_class(ratios: _Ratios, classes: Sequence[str]) -> dict[str, Outcome]:
-    outcomes: dict[str, Outcome] = {}
+def _per_class(ratios: _Ratios, classes: Sequence[str]) -> dict[str, MetricValue]:
+    outcomes: dict[str, MetricValue] = {}
     for stem, (numerators, denominators) in ratios.parts.items():
         reason = _REASONS.get(stem, _UNSEEN)
         for name, top, bottom in zip(classes, numerators, denominators, strict=True):
@@ -99,9 +101,9 @@ def _per_class(ratios: _Ratios, classes: Sequence[str]) -> dict[str, Outcome]:
     return outcomes
 
 
-def _averages(ratios: _Ratios) -> dict[str, Outcome]:
+def _averages(ratios: _Ratios) -> dict[str, MetricValue]:
     one_class = np.count_nonzero(ratios.support) == 1
-    outcomes: dict[str, Outcome] = {
+    outcomes: dict[str, MetricValue] = {
         f"{stem}_macro": ratios.macro(stem)
         for stem in ("precision", "recall", "f1", "fbeta05", "fbeta2", "jaccard")
     }
@@ -117,7 +119,7 @@ def _averages(ratios: _Ratios) -> dict[str, Outcome]:
     return outcomes
 
 
-def _overall(confusion: NDArray[np.int64], ratios: _Ratios) -> dict[str, Outcome]:
+def _overall(confusion: NDArray[np.int64], ratios: _Ratios) -> dict[str, MetricValue]:
     correct, total = int(np.trace(confusion)), int(confusion.sum())
     accuracy = correct / total
     distance = np.subtract.outer(np.arange(len(confusion)), np.arange(len(confusion)))
@@ -133,7 +135,7 @@ def _overall(confusion: NDArray[np.int64], ratios: _Ratios) -> dict[str, Outcome
     }
 
 
-def _matthews(confusion: NDArray[np.int64]) -> Outcome:
+def _matthews(confusion: NDArray[np.int64]) -> MetricValue:
     truth = [int(v) for v in confusion.sum(axis=1)]
     predicted = [int(v) for v in confusion.sum(axis=0)]
     total, correct = sum(truth), int(np.trace(confusion))
@@ -147,7 +149,9 @@ def _matthews(confusion: NDArray[np.int64]) -> Outcome:
     return covariance / math.sqrt(spread_truth * spread_predicted)
 
 
-def _kappa(confusion: NDArray[np.int64], ratios: _Ratios, weights: NDArray[np.generic]) -> Outcome:
+def _kappa(
+    confusion: NDArray[np.int64], ratios: _Ratios, weights: NDArray[np.generic]
+) -> MetricValue:
     observed = float(np.sum(weights * confusion.astype(np.float64)))
     expected = float(np.sum(weights * np.outer(ratios.support, ratios.predicted)))
     if expected == 0.0:

@@ -14,7 +14,7 @@ from tasks.contract import Scores
 from tasks.metrics.average_precision import Floats, interpolated_precision, num_detection_bins
 from tasks.metrics.catalog import metric_names
 from tasks.metrics.detection import IOU_THRESHOLDS
-from tasks.metrics.outcome import Outcome, collect, ratio
+from tasks.metrics.metric_value import MetricValue, collect, ratio
 from tasks.stats import Stats
 
 NO_IMAGES = "no images in the pooled holdout"
@@ -105,7 +105,7 @@ class _Pooled:
 
 def _average_precisions(
     pooled: _Pooled, classes: Sequence[str]
-) -> tuple[dict[str, Outcome], dict[str, float]]:
+) -> tuple[dict[str, MetricValue], dict[str, float]]:
     curves = np.full((3, len(classes), len(IOU_THRESHOLDS)), np.nan)  # value, lower, upper
     for label in pooled.present:
         hits = pooled.true_positives[label]
@@ -113,7 +113,7 @@ def _average_precisions(
         if (misses < 0).any():
             raise ReplyError("summand 'true_positives' exceeds 'detections' in a score bin")
         curves[:, label] = interpolated_precision(hits, misses, int(pooled.ground_truth[label]))
-    outcomes: dict[str, Outcome] = {}
+    outcomes: dict[str, MetricValue] = {}
     bounds: dict[str, float] = {}
     present = curves[:, pooled.present]
     for name, part in (
@@ -137,7 +137,7 @@ def _no_truth(name: str, classes: Sequence[str]) -> str:
     return f"no ground-truth box of class '{label}'" if label in classes else NO_TRUTH
 
 
-def _recalls(pooled: _Pooled) -> dict[str, Outcome]:
+def _recalls(pooled: _Pooled) -> dict[str, MetricValue]:
     if not len(pooled.present):
         return dict.fromkeys(("ar1", "ar10", "ar100"), NO_TRUTH)
     found = np.concatenate(
@@ -148,9 +148,9 @@ def _recalls(pooled: _Pooled) -> dict[str, Outcome]:
     return {"ar1": ar1, "ar10": ar10, "ar100": ar100}
 
 
-def _decisions(pooled: _Pooled, classes: Sequence[str]) -> dict[str, Outcome]:
+def _decisions(pooled: _Pooled, classes: Sequence[str]) -> dict[str, MetricValue]:
     """Return everything at the score threshold, over all boxes and for each class."""
-    outcomes: dict[str, Outcome] = {}
+    outcomes: dict[str, MetricValue] = {}
     total = int(pooled.ground_truth.sum())
     decided, hits = (int(count) for count in pooled.decided.sum(axis=0))
     iou, giou = pooled.overlap_sums.sum(axis=0).tolist()

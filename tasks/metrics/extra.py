@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from fl_common.errors import ConfigError, DataError, ReplyError
 from tasks.contract import Scores
-from tasks.metrics.outcome import NO_ROWS, collect
+from tasks.metrics.metric_value import NO_ROWS, collect
 from tasks.stats import Stats
 
 if TYPE_CHECKING:

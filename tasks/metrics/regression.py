@@ -26,7 +26,7 @@ from fl_common.errors import ConfigError, DataError, DivergedError, ReplyError
 from tasks.contract import Scores
 from tasks.metrics.catalog import metric_names
 from tasks.metrics.histograms import error_histogram, largest_error, median_error, num_error_bins
-from tasks.metrics.outcome import NO_ROWS, Outcome, collect
+from tasks.metrics.metric_value import NO_ROWS, MetricValue, collect
 from tasks.stats import Stats
 
 COUNTS = ("rows", "zero_targets", "rows_at_or_below_minus_one")
@@ -185,7 +185,7 @@ def _unpack(stats: Stats, name: str, length: int, dtype: Any) -> NDArray[Any]:
     return array
 
 
-def _means(num: dict[str, int], mean: dict[str, float]) -> dict[str, Outcome]:
+def _means(num: dict[str, int], mean: dict[str, float]) -> dict[str, MetricValue]:
     zeros, low = num["zero_targets"], num["rows_at_or_below_minus_one"]
     return {
         "mae": mean["error_absolute"],
@@ -202,7 +202,7 @@ def _means(num: dict[str, int], mean: dict[str, float]) -> dict[str, Outcome]:
     }
 
 
-def _variance_shares(num_rows: int, mean: dict[str, float]) -> dict[str, Outcome]:
+def _variance_shares(num_rows: int, mean: dict[str, float]) -> dict[str, MetricValue]:
     variance = mean["target_squared"] - mean["target"] ** 2
     reason = ""
     if num_rows < 2:

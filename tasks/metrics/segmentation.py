@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from fl_common.errors import DataError, ReplyError
 from tasks.contract import Scores
 from tasks.metrics.catalog import metric_names
-from tasks.metrics.outcome import Outcome, collect, ratio
+from tasks.metrics.metric_value import MetricValue, collect, ratio
 from tasks.stats import Stats
 
 NO_PIXELS = "no labelled pixels in the pooled holdout"
@@ -97,8 +97,8 @@ def finalise_segmentation(stats: Stats, classes: Sequence[str]) -> Scores:
     confusion = stats["confusion"]
     hits = np.diagonal(confusion)
     both = confusion.sum(axis=0) + confusion.sum(axis=1)
-    outcomes: dict[str, Outcome] = {"pixel_accuracy": float(hits.sum() / confusion.sum())}
-    pieces: dict[str, list[Outcome]] = {"iou": [], "dice": [], "boundary_f1": []}
+    outcomes: dict[str, MetricValue] = {"pixel_accuracy": float(hits.sum() / confusion.sum())}
+    pieces: dict[str, list[MetricValue]] = {"iou": [], "dice": [], "boundary_f1": []}
     for index, label in enumerate(classes):
         hit, total = int(hits[index]), int(both[index])
         pieces["iou"].append(ratio(hit, total - hit, _UNSEEN.format(label)))
@@ -112,12 +112,12 @@ def finalise_segmentation(stats: Stats, classes: Sequence[str]) -> Scores:
     return collect(outcomes, arrays={"confusion_matrix": confusion.tolist()})
 
 
-def _mean(values: Sequence[Outcome]) -> Outcome:
+def _mean(values: Sequence[MetricValue]) -> MetricValue:
     numbers = [value for value in values if isinstance(value, float)]
     return float(np.mean(numbers)) if numbers else "no class has a boundary in the pooled pixels"
 
 
-def _boundary_f1(counts: NDArray[Any], label: str) -> Outcome:
+def _boundary_f1(counts: NDArray[Any], label: str) -> MetricValue:
     """Return the harmonic mean of the shares of near boundary pixels."""
     predicted, right, true, found = (int(count) for count in counts)
     if not predicted and not true:

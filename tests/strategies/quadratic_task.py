@@ -16,7 +16,7 @@ import numpy as np
 from fl_server.config.run_config import BoardConfig, EarlyStopping, RunConfig, SitesConfig
 from fl_server.config.usecase import ScoreRule, UseCaseInfo
 from fl_server.results.checkpoint import read_checkpoint
-from fl_server.rounds.admission import Enrolment
+from fl_server.rounds.admission import Admission
 from fl_server.rounds.loop import RoundLoop
 from fl_server.runtimes.simulation import InProcessGrid
 from strategies.registry import client_update_name
@@ -208,10 +208,10 @@ class Federation:
         config = self._config(sites, rounds, parts, options)
         grid = grid or InProcessGrid(config.site_data)
         task = QuadraticTask({})
-        enrolment = Enrolment(grid, config, task, client_update_name(strategy))
-        enrolment.start(len(sites))
+        admission = Admission(grid, config, task, client_update_name(strategy))
+        admission.start(len(sites))
         sampler = options.get("sampler")
-        return RoundLoop(grid, config, task, strategy, enrolment, sampler), config, parts
+        return RoundLoop(grid, config, task, strategy, admission, sampler), config, parts
 
     def _config(self, sites, rounds, parts, options):
         names = [f"site_{index:02d}" for index in range(len(sites))]
@@ -243,7 +243,7 @@ class _Recorder:
         self._models = models
         self._parts = parts
 
-    def enrolled(self, members):
+    def admitted(self, members):
         pass
 
     def round_finished(self, record):

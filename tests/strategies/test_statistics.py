@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from quadratic_task import descend, minima, random_sites
 
-from fl_server.rounds.reply_validation import conformed
+from fl_server.rounds.reply_validation import cast_like
 from strategies.arrays import added, statistics
 from strategies.fedadagrad import FedAdagrad
 from strategies.fedadam import FedAdam
@@ -71,6 +71,6 @@ def test_statistics_are_found_by_pytorchs_names():
 def test_variance_below_zero_never_becomes_the_model_of_record():
     """Noise, or a stock strategy's step, may go past what a variance can be."""
     model = {"w": np.array([-1.0]), "bn.running_var": np.array([-0.5, 2.0])}
-    kept = conformed(model, {name: np.zeros_like(a) for name, a in model.items()})
+    kept = cast_like(model, {name: np.zeros_like(a) for name, a in model.items()})
     assert kept["w"].tolist() == [-1.0]
     assert kept["bn.running_var"].tolist() == [0.0, 2.0]

@@ -8,24 +8,24 @@ from typing import Any
 
 from tasks.contract import Scores
 
-Outcome = float | str
+MetricValue = float | str
 """A float is the value; a string the reason why the pooled data do not define it."""
 
 NO_ROWS = "no rows in the pooled holdout"
 
 
-def ratio(numerator: float, denominator: float, reason: str) -> Outcome:
+def ratio(numerator: float, denominator: float, reason: str) -> MetricValue:
     """Return the quotient, or ``reason`` where the denominator is zero."""
     return float(numerator / denominator) if denominator else reason
 
 
-def apply(outcome: Outcome, function: Callable[[float], float]) -> Outcome:
+def apply(outcome: MetricValue, function: Callable[[float], float]) -> MetricValue:
     """Return ``function`` of a value; a reason passes through."""
     return outcome if isinstance(outcome, str) else function(outcome)
 
 
 def collect(
-    outcomes: Mapping[str, Outcome],
+    outcomes: Mapping[str, MetricValue],
     bounds: Mapping[str, float] | None = None,
     arrays: Mapping[str, Any] | None = None,
 ) -> Scores:
