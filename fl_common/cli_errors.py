@@ -7,9 +7,9 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from difflib import get_close_matches
 
 from fl_common.errors import ConfigError, FedleagueError
+from fl_common.words import nearest
 
 EXIT_USER_ERROR = 2
 
@@ -46,14 +46,14 @@ def explained(error: Exception, keys: Sequence[str] = ()) -> ConfigError:
     if found := re.search(r"Could not find '([\w/]+)/([^'/]+)'", text):
         group, name = found.groups()
         options = re.findall(r"^\t(\S+)$", text, flags=re.MULTILINE)
-        near = get_close_matches(name, options, n=1)
+        near = nearest(name, options)
         hint = f"did you mean {group}={near[0]}?" if near else f"known: {', '.join(options)}"
         return ConfigError(f"unknown {group} '{name}'; {hint}")
     if found := re.search(r"Could not override '([^']+)'", text):
         key = found.group(1)
         parent = key.rpartition(".")[0]
-        near = get_close_matches(key, [k for k in keys if k.rpartition(".")[0] == parent], n=1)
-        near = near or get_close_matches(key, keys, n=1, cutoff=0.8)
+        near = nearest(key, (k for k in keys if k.rpartition(".")[0] == parent))
+        near = near or nearest(key, keys, cutoff=0.8)
         hint = f"did you mean {near[0]}=...?" if near else "--help lists every key"
         return ConfigError(f"unknown option '{key}'; {hint}")
     if text.startswith("Config group override"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -23,9 +23,14 @@ def canonical(value: Any) -> str:
     return _TRUTH.get(text.lower(), text)
 
 
+def nearest(word: str, options: Iterable[str], most: int = 1, cutoff: float = 0.6) -> list[str]:
+    """Return the options that look most like a word, the nearest first; none that does not."""
+    return get_close_matches(word, list(options), n=most, cutoff=cutoff)
+
+
 def suggest(word: str, options: Sequence[str] | Mapping[str, Any]) -> str:
     """Return the end of a message: the nearest option, or all of them if they are few."""
-    near = get_close_matches(word, list(options), n=1)
+    near = nearest(word, options)
     if near:
         return f"; did you mean '{near[0]}'?"
     return f"; choose from {quoted(options)}" if options else ""

@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import ClassVar, Protocol
 
 import numpy as np
 
 from fl_common.errors import ConfigError
+from fl_common.words import suggest
 
 
 @dataclass(frozen=True)
@@ -121,9 +121,8 @@ class Stratified:
         """
         for name in (name for members in self._members() for name in members):
             if name not in known:
-                near = get_close_matches(name, known, n=1)
-                hint = f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(known)}"
-                raise ConfigError(f"sampling.groups: there is no site '{name}'; {hint}")
+                hint = suggest(name, known)
+                raise ConfigError(f"sampling.groups: there is no site '{name}'{hint}")
 
     def choose(self, sites: Sequence[Candidate], rng: np.random.Generator) -> list[str]:
         """Share the places by largest remainder, at least one a group while there are enough."""

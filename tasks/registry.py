@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from difflib import get_close_matches
 from typing import Any
 
 from fl_common.errors import ConfigError
+from fl_common.words import suggest
 from tasks.contract import Task
 
 _TASKS: dict[str, str] = {
@@ -44,9 +44,7 @@ def load_task(name: str, schema: Mapping[str, Any]) -> Task:
     """
     path = _TASKS.get(name)
     if path is None:
-        near = get_close_matches(name, _TASKS, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"choose from {', '.join(task_names())}"
-        raise ConfigError(f"task '{name}' does not exist; {hint}")
+        raise ConfigError(f"task '{name}' does not exist{suggest(name, task_names())}")
     module, _, attribute = path.partition(":")
     task: Task = getattr(importlib.import_module(module), attribute)(schema)
     return task

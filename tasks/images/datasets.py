@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
 from fl_common.errors import ConfigError
+from fl_common.words import suggest
 from tasks.images.issues import ImageReport
 
 _READERS: dict[str, str] = {
@@ -67,10 +67,8 @@ def load_image_dataset(name: str) -> ImageDataset:
     """
     reference = _READERS.get(name)
     if reference is None:
-        near = get_close_matches(name, _READERS, n=1)
-        known = ", ".join(image_dataset_names())
-        hint = f"did you mean '{near[0]}'?" if near else f"known: {known}"
-        raise ConfigError(f"image dataset '{name}' does not exist; {hint}")
+        hint = suggest(name, image_dataset_names())
+        raise ConfigError(f"image dataset '{name}' does not exist{hint}")
     module, _, function = reference.partition(":")
     read: Callable[[], ImageDataset] = getattr(import_module(module), function)
     return read()

@@ -11,12 +11,12 @@ zero: a mean bias of -9 must not beat one of 0.1).
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fl_common.errors import ConfigError
+from fl_common.words import nearest
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ def metric_info(name: str, classes: Sequence[str] = (), kind: str | None = None)
     known = {key: info for one in kinds for key, info in _table(one, classes).items()}
     if name in known:
         return known[name]
-    near = difflib.get_close_matches(name, known, n=3)
+    near = nearest(name, known, most=3)
     hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
     if (
         not classes

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from difflib import get_close_matches
 from typing import Any
 
 from fl_common.errors import ConfigError
+from fl_common.words import suggest
 from tasks.images.checks import number
 from tasks.images.issues import POLICIES
 from tasks.images.read import MAX_PIXELS
@@ -61,9 +61,7 @@ class DetectionSchema:
         known = [field.name for field in fields(cls)]
         for key in schema:
             if key not in known:
-                near = get_close_matches(str(key), known, n=1)
-                hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}"
-                raise ConfigError(f"usecase schema has no key '{key}'; {hint}")
+                raise ConfigError(f"usecase schema has no key '{key}'{suggest(str(key), known)}")
         given = {key: value for key, value in schema.items() if value is not None}
         classes = _classes(given.pop("classes", None))
         aliases = _aliases(given.pop("class_aliases", {}), classes)

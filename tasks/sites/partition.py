@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Any
@@ -25,6 +24,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from fl_common.errors import ConfigError
+from fl_common.words import suggest
 from tasks.contract import Partition
 
 MIN_ROWS = 2
@@ -189,9 +189,8 @@ def _digest(labels: NDArray[Any], column: NDArray[Any] | None, kind: str) -> byt
 
 def _check(num_rows: int, column: NDArray[Any] | None, partition: Partition) -> None:
     if partition.kind not in _KINDS:
-        near = get_close_matches(partition.kind, _KINDS, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(_KINDS)}"
-        raise ConfigError(f"partition kind '{partition.kind}' does not exist; {hint}")
+        hint = suggest(partition.kind, _KINDS)
+        raise ConfigError(f"partition kind '{partition.kind}' does not exist{hint}")
     if partition.num_sites < 1 or not 0 <= partition.index < partition.num_sites:
         raise ConfigError(
             f"partition index {partition.index} of {partition.num_sites} sites; "

@@ -7,13 +7,13 @@ sites by ``tasks.sites.partition``.
 from __future__ import annotations
 
 from collections.abc import Callable
-from difflib import get_close_matches
 from functools import lru_cache
 from importlib import import_module
 
 import pandas as pd
 
 from fl_common.errors import ConfigError
+from fl_common.words import suggest
 
 _READERS: dict[str, str] = {
     "breast_cancer": "tasks.datasets.bundled:breast_cancer",
@@ -61,9 +61,7 @@ def load_dataset(name: str) -> pd.DataFrame:
     """
     reference = _READERS.get(name)
     if reference is None:
-        near = get_close_matches(name, _READERS, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(dataset_names())}"
-        raise ConfigError(f"dataset '{name}' does not exist; {hint}")
+        raise ConfigError(f"dataset '{name}' does not exist{suggest(name, dataset_names())}")
     module, _, function = reference.partition(":")
     read: Callable[[], pd.DataFrame] = getattr(import_module(module), function)
     return read()
