@@ -135,7 +135,9 @@ def test_misspelt_site_in_a_group_stops_the_launch(tmp_path):
 
     with pytest.raises(ConfigError, match="no site 'site_00'; did you mean 'site_0'"):
         check("site_00")
-    with pytest.raises(ConfigError, match="no site 'x'; there are: site_0, site_1, site_2, site_3"):
+    with pytest.raises(
+        ConfigError, match="no site 'x'; choose from 'site_0', 'site_1', 'site_2', 'site_3'"
+    ):
         check("x")
     check("site_00", "runtime=deployment")  # whose names are known once they join
 

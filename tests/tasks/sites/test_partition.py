@@ -145,7 +145,7 @@ def test_a_thousand_sites_are_cut_in_a_moment(kind):
     ("wanted", "message"),
     [
         (Partition("idd", 2, 0), "did you mean 'iid'"),
-        (Partition("zzzz", 2, 0), "known: iid, dirichlet, size, column"),
+        (Partition("zzzz", 2, 0), "choose from 'iid', 'dirichlet', 'size', 'column'"),
         (Partition("iid", 2, 2), "index 2 of 2 sites"),
         (Partition("iid", 2, -1), "index -1 of 2 sites"),
         (Partition("iid", 0, 0), "index 0 of 0 sites"),

@@ -67,7 +67,7 @@ def test_every_name_is_listed_and_cached():
 def test_load_dataset_suggests_a_near_name():
     with pytest.raises(ConfigError, match="did you mean 'breast_cancer'"):
         load_dataset("breast_cance")
-    with pytest.raises(ConfigError, match="known: breast_cancer"):
+    with pytest.raises(ConfigError, match="choose from 'breast_cancer'"):
         load_dataset("zzz")
 
 
