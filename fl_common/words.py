@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any
 
@@ -28,15 +28,15 @@ def nearest(word: str, options: Iterable[str], most: int = 1, cutoff: float = 0.
     return get_close_matches(word, list(options), n=most, cutoff=cutoff)
 
 
-def suggest(word: str, options: Sequence[str] | Mapping[str, Any]) -> str:
+def suggest(word: str, options: Iterable[str]) -> str:
     """Return the end of a message: the nearest option, or all of them if they are few."""
-    near = nearest(word, options)
-    if near:
+    options = list(options)
+    if near := nearest(word, options):
         return f"; did you mean '{near[0]}'?"
     return f"; choose from {quoted(options)}" if options else ""
 
 
-def quoted(options: Sequence[str] | Mapping[str, Any], limit: int = 12) -> str:
+def quoted(options: Iterable[str], limit: int = 12) -> str:
     """Return ``'a', 'b' and 3 more``."""
     names = list(options)
     listed = ", ".join(f"'{name}'" for name in names[:limit])
