@@ -24,21 +24,19 @@ from fl_client.state.memory import memory_of
 from fl_client.state.round_state import RoundState, open_state
 from fl_common.errors import PolicyError, ReplyError
 from strategies.privacy.summands import evaluate_summands, train_summands
+from strategies.wire.job import Job
 from strategies.wire.messages import (
     ARRAYS,
     EXTRA,
     JOB,
-    RECALL,
+    LAST_COMMITTED,
     ROUND,
-    WEIGHTING,
-    Job,
     SiteReply,
     TrainReply,
     config_of,
-    find_record,
-    pack_arrays,
-    unpack_arrays,
 )
+from strategies.wire.records import find_record, pack_arrays, unpack_arrays
+from strategies.wire.secagg import WEIGHTING
 from tasks.contract import Arrays
 
 
@@ -142,7 +140,7 @@ def _introduced(reply: SiteReply, message: Message, site: SiteConfig) -> Message
 
 def _from(config: Mapping[str, object], number: int) -> int:
     """Return before which round the memory must be: earlier where the server did not get ours."""
-    last = config.get(RECALL)
+    last = config.get(LAST_COMMITTED)
     return min(number, last + 1) if isinstance(last, int) and last >= 0 else number
 
 

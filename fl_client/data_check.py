@@ -8,7 +8,7 @@ from pathlib import Path
 from fl_client import runner
 from fl_client.policy.site import SiteConfig, read_site, site_from_json
 from fl_common.errors import ConfigError, FedleagueError
-from strategies.wire.messages import Job
+from strategies.wire.job import Job
 from tasks.contract import DrawsPreviews
 from tasks.registry import load_task
 

@@ -25,7 +25,8 @@ from strategies.local import LocalResult, LocalRound
 from strategies.registry import client_update, personaliser
 from strategies.site_state import SiteState
 from strategies.wire.compression import applies, encode
-from strategies.wire.messages import EvaluateReply, Job, SiteReply
+from strategies.wire.job import Job
+from strategies.wire.messages import EvaluateReply, SiteReply
 from tasks.contract import (
     Arrays,
     DataSource,

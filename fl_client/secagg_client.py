@@ -18,7 +18,9 @@ from fl_common.errors import PolicyError, ReplyError
 from strategies.privacy import secagg
 from strategies.privacy.fixed_point import to_words
 from strategies.privacy.secagg import SiteSession
-from strategies.wire.messages import (
+from strategies.wire.messages import config_of
+from strategies.wire.records import find_record, pack_arrays, record_of, unpack_arrays
+from strategies.wire.secagg import (
     BOXES,
     DROPPED,
     MASK_KEY,
@@ -35,11 +37,6 @@ from strategies.wire.messages import (
     SURVIVORS,
     THRESHOLD,
     VECTOR,
-    config_of,
-    find_record,
-    pack_arrays,
-    record_of,
-    unpack_arrays,
 )
 from tasks.contract import Arrays
 

@@ -20,7 +20,7 @@ from flwr.serverapp.strategy.fedopt import FedOpt
 
 from strategies.arguments import check_number
 from strategies.fedavg import FedAvg
-from strategies.wire.messages import unpack_arrays
+from strategies.wire.records import unpack_arrays
 
 
 class AdaptiveStep(FedOpt):

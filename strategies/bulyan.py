@@ -22,7 +22,7 @@ from flwr.serverapp import strategy as flower
 from strategies.arguments import check_whole_or_null
 from strategies.fedavg import local_update
 from strategies.robust import krum_scores, models_of, squared_distances, tolerated
-from strategies.wire.messages import pack_arrays
+from strategies.wire.records import pack_arrays
 from tasks.contract import Array, Arrays
 
 __all__ = ["Bulyan", "local_update"]

@@ -16,7 +16,7 @@ from flwr.serverapp import strategy as flower
 
 from strategies.adaptive import AdaptiveStep
 from strategies.fedavg import FedAvg, local_update
-from strategies.wire.messages import pack_arrays
+from strategies.wire.records import pack_arrays
 
 __all__ = ["FedAdam", "local_update"]
 

@@ -19,7 +19,8 @@ from fl_common.errors import ConfigError
 from strategies.arrays import statistics
 from strategies.local import LocalResult, LocalRound, Scalar
 from strategies.streaming_mean import RoundMean, fold_replies, number
-from strategies.wire.messages import EXTRA, PROXIMAL_MU, pack_arrays, unpack_arrays
+from strategies.wire.messages import EXTRA, PROXIMAL_MU
+from strategies.wire.records import pack_arrays, unpack_arrays
 from tasks.contract import Arrays, LocalObjective
 
 

@@ -26,15 +26,8 @@ from strategies.arguments import check_number, check_whole
 from strategies.arrays import added, difference, statistics, zeros_like
 from strategies.fedavg import FedAvg, local_update
 from strategies.streaming_mean import number
-from strategies.wire.messages import (
-    ARRAYS,
-    LOSS,
-    METRICS,
-    ROUND,
-    pack_arrays,
-    record_of,
-    unpack_arrays,
-)
+from strategies.wire.messages import ARRAYS, LOSS, METRICS, ROUND
+from strategies.wire.records import pack_arrays, record_of, unpack_arrays
 from tasks.contract import Arrays
 
 __all__ = ["FedBuff", "local_update"]

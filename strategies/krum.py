@@ -23,7 +23,7 @@ from flwr.serverapp import strategy as flower
 from strategies.arguments import check_whole_or_null
 from strategies.fedavg import local_update
 from strategies.robust import krum_scores, models_of, plain_mean, squared_distances, tolerated
-from strategies.wire.messages import pack_arrays
+from strategies.wire.records import pack_arrays
 from tasks.contract import Arrays
 
 __all__ = ["Krum", "MultiKrum", "local_update"]

@@ -25,15 +25,8 @@ from strategies.arguments import check_number
 from strategies.arrays import difference, squared_norm, statistics, toward
 from strategies.local import LocalResult, LocalRound
 from strategies.streaming_mean import number
-from strategies.wire.messages import (
-    ARRAYS,
-    LOSS,
-    METRICS,
-    NUM_EXAMPLES,
-    pack_arrays,
-    record_of,
-    unpack_arrays,
-)
+from strategies.wire.messages import ARRAYS, LOSS, METRICS, NUM_EXAMPLES
+from strategies.wire.records import pack_arrays, record_of, unpack_arrays
 from tasks.contract import Arrays
 
 SMALLEST_LOSS = 1e-10

@@ -10,7 +10,8 @@ from flwr.app import ArrayRecord, Message
 from numpy.typing import NDArray
 
 from fl_common.errors import ReplyError
-from strategies.wire.messages import ARRAYS, record_of, unpack_arrays
+from strategies.wire.messages import ARRAYS
+from strategies.wire.records import record_of, unpack_arrays
 from tasks.contract import Arrays
 
 

@@ -17,7 +17,7 @@ from flwr.app import ArrayRecord
 from flwr.serverapp.strategy import Strategy
 
 from fl_common.errors import CheckpointError
-from strategies.wire.messages import pack_arrays, unpack_arrays
+from strategies.wire.records import pack_arrays, unpack_arrays
 from tasks.contract import Arrays
 
 SEPARATOR = "::"

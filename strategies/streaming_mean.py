@@ -9,16 +9,8 @@ from flwr.app import ArrayRecord, Message, MetricRecord
 
 from fl_common.errors import ReplyError
 from strategies.accumulator import WeightedMean
-from strategies.wire.messages import (
-    ARRAYS,
-    EXTRA,
-    LOSS,
-    METRICS,
-    NUM_EXAMPLES,
-    find_record,
-    record_of,
-    unpack_arrays,
-)
+from strategies.wire.messages import ARRAYS, EXTRA, LOSS, METRICS, NUM_EXAMPLES
+from strategies.wire.records import find_record, record_of, unpack_arrays
 from tasks.contract import Arrays
 
 

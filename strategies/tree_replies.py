@@ -10,7 +10,7 @@ from flwr.serverapp import strategy as flower
 from flwr.serverapp.strategy import Strategy
 
 from fl_common.errors import ConfigError, ReplyError
-from strategies.wire.messages import unpack_arrays
+from strategies.wire.records import unpack_arrays
 from tasks.contract import Arrays
 from tasks.trees.variable_size import VariableSizeModel
 

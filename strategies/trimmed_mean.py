@@ -24,7 +24,7 @@ from fl_common.errors import ReplyError
 from strategies.arguments import check_number
 from strategies.fedavg import local_update
 from strategies.robust import models_of
-from strategies.wire.messages import pack_arrays
+from strategies.wire.records import pack_arrays
 from tasks.contract import Array
 
 __all__ = ["TrimmedMean", "local_update"]

@@ -23,15 +23,8 @@ from flwr.serverapp import strategy as flower
 from fl_common.errors import ConfigError
 from strategies.local import LocalResult, LocalRound
 from strategies.streaming_mean import number
-from strategies.wire.messages import (
-    ARRAYS,
-    LOSS,
-    METRICS,
-    NUM_EXAMPLES,
-    pack_arrays,
-    record_of,
-    unpack_arrays,
-)
+from strategies.wire.messages import ARRAYS, LOSS, METRICS, NUM_EXAMPLES
+from strategies.wire.records import pack_arrays, record_of, unpack_arrays
 from tasks.contract import Array
 from tasks.trees import booster_json as boosters
 

@@ -21,7 +21,9 @@ from typing import Any
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 
 from fl_common.errors import ReplyError
-from strategies.wire.messages import CONFIG, JOB, ROUND, Job, find_record
+from strategies.wire.job import Job
+from strategies.wire.messages import CONFIG, JOB, ROUND
+from strategies.wire.records import find_record
 
 
 def write_line(path: Path | None, line: Mapping[str, Any]) -> None:

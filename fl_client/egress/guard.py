@@ -26,6 +26,7 @@ from fl_client.site_lookup import site_of
 from fl_common.errors import EgressError, FedleagueError, PolicyError, ReplyError
 from strategies.tree_replies import check_tree_reply
 from strategies.wire.compression import encoded_form, encoded_names
+from strategies.wire.job import Job
 from strategies.wire.messages import (
     ARRAYS,
     DESCRIBE,
@@ -35,8 +36,6 @@ from strategies.wire.messages import (
     FIT,
     JOB,
     LOSS,
-    MASKED,
-    MASKED_SUM,
     MEMORY_ROUND,
     METRICS,
     NAME,
@@ -44,18 +43,15 @@ from strategies.wire.messages import (
     NUM_HOLDOUT,
     NUM_STEPS,
     NUM_TRAIN,
-    SECAGG,
     SITE,
     STATS,
     TRAIN,
     UPDATE,
-    Job,
-    Refusal,
     config_of,
-    find_record,
-    refusal,
-    unpack_arrays,
 )
+from strategies.wire.records import find_record, unpack_arrays
+from strategies.wire.refusal import Refusal, refusal
+from strategies.wire.secagg import MASKED, MASKED_SUM, SECAGG
 
 log = logging.getLogger("fedleague.site")
 

@@ -9,11 +9,10 @@ from flwr.app import ArrayRecord, ConfigRecord, Message
 from fl_common.errors import EgressError, ReplyError
 from strategies.privacy import secagg
 from strategies.wire.job import Job
-from strategies.wire.messages import (
+from strategies.wire.messages import CONFIG, EVALUATE, JOB, TRAIN
+from strategies.wire.records import find_record
+from strategies.wire.secagg import (
     BOXES,
-    CONFIG,
-    EVALUATE,
-    JOB,
     MASK_KEY,
     MASKED,
     MASKED_SUM,
@@ -23,9 +22,7 @@ from strategies.wire.messages import (
     SECAGG,
     SHARES,
     STAGE,
-    TRAIN,
     VECTOR,
-    find_record,
 )
 
 KEY_BYTES, SHARE_BYTES, BOX_BYTES = 512, 128, 1024

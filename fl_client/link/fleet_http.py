@@ -1,6 +1,6 @@
 """The wire between a site and the server: Flower's Fleet API over HTTP, and what can go wrong.
 
-This room is the only user of Flower's private names on the client. Trouble comes in three kinds:
+Trouble comes in three kinds:
 `UnreachableError` may pass by waiting, `UnknownNodeError` by joining again, `LinkError` only by a
 person.
 """
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import secrets
-import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
@@ -33,18 +32,7 @@ from fl_client.link.credentials import (
     tls_context,
 )
 from fl_common.errors import LinkError
-
-SESSION_HEADER = "x-fedleague-session"
-WAIT_HEADER = "x-fedleague-wait"
-OFFER_HEADER = "x-fedleague"
-RUN_HEADER = "x-fedleague-run"
-UPLOAD_HEADER = "x-fedleague-upload"
-PULL_PATH = "/v1/fedleague/pull-objects"
-PUSH_PATH = "/v1/fedleague/push-objects"
-BUNDLE_BYTES = 8 * 2**20
-BUNDLE_OBJECTS = 64
-
-_LENGTH = struct.Struct(">q")
+from strategies.wire import fleet
 
 
 class Protobuf(Protocol):
@@ -107,7 +95,7 @@ class FleetWire:
     ) -> None:
         self.server = check_address(server)
         self.insecure = insecure
-        self.bundles = False
+        self.offers_batches = False
         self._has_answered = False
         self.key_file = private_key
         self._session = secrets.token_hex(16)
@@ -153,11 +141,11 @@ class FleetWire:
             FLEET_HTTP_SIGNATURE_HEADER: _base64(sign_message(self._key, timestamp.encode())),
         }
         if wait_seconds:
-            headers[WAIT_HEADER] = str(wait_seconds)
+            headers[fleet.WAIT_HEADER] = str(wait_seconds)
         content = request.SerializeToString()
         response = self._post(f"/v1/fleet/{name}", content, headers, timeout_seconds)
         if name == "activate-node":
-            self.bundles = OFFER_HEADER in response.headers
+            self.offers_batches = fleet.OFFER_HEADER in response.headers
         answer = response_type()
         try:
             answer.ParseFromString(response.content)
@@ -165,29 +153,21 @@ class FleetWire:
             raise self._not_flower() from error
         return answer
 
-    def pull_bundle(self, run_id: int, object_ids: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+    def pull_batch(self, run_id: int, object_ids: Sequence[str]) -> Iterator[tuple[str, bytes]]:
         """Fetch several objects with one request; what the server lacks is left out."""
-        for start in range(0, len(object_ids), BUNDLE_OBJECTS):
-            wanted = object_ids[start : start + BUNDLE_OBJECTS]
-            body = b"".join(bytes.fromhex(object_id) for object_id in wanted)
-            content = memoryview(self._post(PULL_PATH, body, {RUN_HEADER: str(run_id)}).content)
-            position = 0
-            for object_id in wanted:
-                if position + _LENGTH.size > len(content):
-                    raise UnreachableError("an answer was cut short")
-                (length,) = _LENGTH.unpack_from(content, position)
-                position += _LENGTH.size
-                if length >= 0:
-                    yield object_id, bytes(content[position : position + length])
-                    position += length
+        for start in range(0, len(object_ids), fleet.BATCH_OBJECTS):
+            wanted = object_ids[start : start + fleet.BATCH_OBJECTS]
+            headers = {fleet.RUN_HEADER: str(run_id)}
+            response = self._post(fleet.PULL_PATH, fleet.pack_ids(wanted), headers)
+            try:
+                yield from fleet.unframe(response.content, wanted)
+            except ValueError as error:
+                raise UnreachableError(str(error)) from error
 
-    def push_bundle(self, run_id: int, upload: str, objects: Sequence[tuple[str, bytes]]) -> None:
+    def push_batch(self, run_id: int, upload: str, objects: Sequence[tuple[str, bytes]]) -> None:
         """Send several objects with one request."""
-        frames: list[bytes] = []
-        for object_id, content in objects:
-            frames += (bytes.fromhex(object_id), _LENGTH.pack(len(content)), content)
-        headers = {RUN_HEADER: str(run_id), UPLOAD_HEADER: upload}
-        self._post(PUSH_PATH, b"".join(frames), headers)
+        headers = {fleet.RUN_HEADER: str(run_id), fleet.UPLOAD_HEADER: upload}
+        self._post(fleet.PUSH_PATH, fleet.pack_objects(objects), headers)
 
     def _post(
         self,
@@ -197,7 +177,7 @@ class FleetWire:
         timeout_seconds: float | None = None,
     ) -> httpx.Response:
         headers |= {
-            SESSION_HEADER: self._session,
+            fleet.SESSION_HEADER: self._session,
             FLEET_HTTP_PUBLIC_KEY_HEADER: _base64(self.public_key),
         }
         timeout = self._http.timeout if timeout_seconds is None else timeout_seconds
@@ -218,14 +198,14 @@ class FleetWire:
             return RefusedError(error.code)
         if status == httpx.codes.UNAUTHORIZED:
             return self._clock_error(response) or UnknownNodeError(self.server)
-        if status == httpx.codes.CONFLICT and OFFER_HEADER in response.headers:
+        if status == httpx.codes.CONFLICT and fleet.OFFER_HEADER in response.headers:
             return LinkError(
                 f"{self.server}: another client has joined with the same key "
                 f"({self.key_file or 'made up'}); run one client for each key"
             )
         if status in (502, 503, 504):
             return UnreachableError(f"HTTP {status}")
-        if OFFER_HEADER in response.headers or path.startswith("/v1/fedleague/"):
+        if fleet.OFFER_HEADER in response.headers or path.startswith(fleet.PATH_PREFIX):
             return RefusedError(status)
         is_json = response.headers.get("content-type", "").startswith("application/json")
         if status == httpx.codes.INTERNAL_SERVER_ERROR and is_json:

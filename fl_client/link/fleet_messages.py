@@ -45,14 +45,13 @@ from flwr.supercore.inflatable.inflatable_object import (
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 
 from fl_client.link.fleet_http import (
-    BUNDLE_BYTES,
-    BUNDLE_OBJECTS,
     FleetWire,
     RefusedError,
     UnknownNodeError,
     UnreachableError,
 )
 from fl_common.errors import LinkError
+from strategies.wire.fleet import BATCH_BYTES, BATCH_OBJECTS
 
 HEARTBEAT_INTERVAL_SECONDS = 15.0
 """Told to the server, which gives a node up after two of them without a heartbeat."""
@@ -61,7 +60,7 @@ _OBJECT_PATIENCE_SECONDS = 60.0
 
 
 class FleetMessages:
-    """Carries messages for one node over one wire.
+    """Messages to and from one server, for one node.
 
     Parameters
     ----------
@@ -152,7 +151,7 @@ class FleetMessages:
                 "pull-messages",
                 PullMessagesRequest(node=self._node),
                 PullMessagesResponse,
-                wait_seconds=wait_seconds if self._wire.bundles else 0.0,
+                wait_seconds=wait_seconds if self._wire.offers_batches else 0.0,
             )
         except RefusedError as refusal:
             raise UnreachableError(str(refusal)) from refusal
@@ -175,8 +174,8 @@ class FleetMessages:
     def _fetch(self, run_id: int, tree: ObjectTree) -> dict[str, bytes]:
         """Fetch the objects of a tree that the server has."""
         object_ids = list(dict.fromkeys(node.object_id for node in iterate_object_tree(tree)))
-        if self._wire.bundles:
-            return dict(self._wire.pull_bundle(run_id, object_ids))
+        if self._wire.offers_batches:
+            return dict(self._wire.pull_batch(run_id, object_ids))
         contents = {i: c for i in object_ids if (c := self._fetch_one(run_id, i)) is not None}
         self._wire.call(
             "confirm-message-received",
@@ -224,11 +223,11 @@ class FleetMessages:
         run_id, upload = reply.metadata.run_id, response.session_id
         objects = get_all_nested_objects(reply)
         contents = ((i, objects[i].deflate()) for i in objects if i in missing)
-        for bundle in _bundles(contents):
-            if self._wire.bundles:
-                self._wire.push_bundle(run_id, upload, bundle)
+        for batch in _batches(contents):
+            if self._wire.offers_batches:
+                self._wire.push_batch(run_id, upload, batch)
                 continue
-            for object_id, content in bundle:
+            for object_id, content in batch:
                 self._send_one(run_id, upload, object_id, content)
 
     def _send_one(self, run_id: int, upload: str, object_id: str, content: bytes) -> None:
@@ -243,15 +242,15 @@ class FleetMessages:
             raise RefusedError(410)
 
 
-def _bundles(contents: Iterable[tuple[str, bytes]]) -> Iterator[list[tuple[str, bytes]]]:
+def _batches(contents: Iterable[tuple[str, bytes]]) -> Iterator[list[tuple[str, bytes]]]:
     """Group objects so that each group is worth a request and fits in one."""
-    bundle: list[tuple[str, bytes]] = []
+    batch: list[tuple[str, bytes]] = []
     size = 0
     for object_id, content in contents:
-        if bundle and (len(bundle) == BUNDLE_OBJECTS or size + len(content) > BUNDLE_BYTES):
-            yield bundle
-            bundle, size = [], 0
-        bundle.append((object_id, content))
+        if batch and (len(batch) == BATCH_OBJECTS or size + len(content) > BATCH_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append((object_id, content))
         size += len(content)
-    if bundle:
-        yield bundle
+    if batch:
+        yield batch

@@ -117,7 +117,7 @@ class _Node:
         self._config = config
         self._app = app
         self._wire = wire
-        self._courier = FleetMessages(wire)
+        self._messages = FleetMessages(wire)
         self._stop = stop
         self._say = say
         self._contexts: OrderedDict[int, Context] = OrderedDict()
@@ -131,19 +131,19 @@ class _Node:
         threading.Thread(target=self._beat, name="heartbeats", daemon=True).start()
         try:
             while not self._stop.is_set() and self._persist(self._join):
-                self._say(f"joined {self._config.server} as node {self._courier.node_id}")
+                self._say(f"joined {self._config.server} as node {self._messages.node_id}")
                 try:
                     self._work()
                 except UnknownNodeError:
                     self._say(f"{self._config.server} has restarted; joining again")
         finally:
-            self._courier.leave()
+            self._messages.leave()
             self._over.set()
 
     def _join(self) -> None:
         """Activate this node; register its key first where the server lets anybody in."""
         try:
-            self._courier.join()
+            self._messages.join()
         except RefusedError as refusal:
             if refusal.code == ApiErrorCode.FLEET_SUPERNODE_REGISTRATION_DISABLED:
                 raise self._not_enrolled() from refusal
@@ -177,25 +177,25 @@ class _Node:
             self._idle.clear()
             message, self._received = self._received, None
             if message is not None and not self._stop.is_set():
-                self._persist(partial(self._courier.send, self._answer(message)))
+                self._persist(partial(self._messages.send, self._answer(message)))
                 backoff = _FIRST_BACKOFF_SECONDS
-            elif not self._wire.bundles:  # A stock server does not hold the request: pause here.
+            elif not self._wire.offers_batches:  # A stock server holds no request: pause here.
                 self._stop.wait(backoff)
                 backoff = min(backoff * 2, _LAST_BACKOFF_SECONDS)
 
     def _receive(self) -> None:
-        self._received = self._courier.receive(POLL_SECONDS)
+        self._received = self._messages.receive(POLL_SECONDS)
 
     def _answer(self, message: Message) -> Message:
         """Run the app; a failure becomes a fixed code."""
         run_id = message.metadata.run_id
         TaskIdentity.task_id = message.metadata.dst_task_id or run_id
-        TaskIdentity.run_id, TaskIdentity.node_id = run_id, self._courier.node_id
+        TaskIdentity.run_id, TaskIdentity.node_id = run_id, self._messages.node_id
         context = self._contexts.setdefault(
             run_id,
             Context(
                 run_id=run_id,
-                node_id=self._courier.node_id,
+                node_id=self._messages.node_id,
                 node_config=dict(self._config.node_config),
                 state=RecordDict(),
                 run_config={},
@@ -247,11 +247,11 @@ class _Node:
         while not self._over.is_set():
             if self._stop.wait(1.0):
                 if self._idle.is_set():
-                    self._courier.leave()
+                    self._messages.leave()
                     return
                 self._over.wait(1.0)  # The message in hand is finished first.
             if time.monotonic() >= due:
-                self._courier.heartbeat()
+                self._messages.heartbeat()
                 due = time.monotonic() + HEARTBEAT_SECONDS * random.uniform(0.8, 1.0)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fl_common.errors import PolicyError
-from strategies.wire.messages import Job
+from strategies.wire.job import Job
 from tasks.contract import TrainConfig
 
 

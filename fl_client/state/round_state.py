@@ -11,7 +11,7 @@ from flwr.app import ArrayRecord, Context
 from fl_client.policy.site import SiteConfig
 from fl_client.state.memory import Records, RunMemory, memory_of
 from strategies.site_state import SiteState
-from strategies.wire.messages import find_record, pack_arrays, unpack_arrays
+from strategies.wire.records import find_record, pack_arrays, unpack_arrays
 from tasks.contract import Arrays
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from fl_server.config.compose import compose_overrides
-from strategies.wire.messages import Job
+from strategies.wire.job import Job
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,10 @@ from fl_server.rounds.client_state import accepted_rounds
 from fl_server.rounds.reply_validation import check_summands
 from fl_server.rounds.sites import Site, SiteRegistry, wait_for_change, wait_for_nodes
 from strategies.privacy.modes import SecureAggregation
-from strategies.wire.messages import DESCRIBE, FIT, Job, Refusal, SiteReply, payload_bytes, request
+from strategies.wire.job import Job
+from strategies.wire.messages import DESCRIBE, FIT, SiteReply, request
+from strategies.wire.records import payload_bytes
+from strategies.wire.refusal import Refusal
 from tasks.contract import Task
 from tasks.stats import Stats
 from tasks.trees.variable_size import VariableSizeModel

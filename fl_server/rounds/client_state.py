@@ -15,7 +15,8 @@ from flwr.serverapp import Grid
 
 from fl_server.results.records import RoundRecord, SiteRecord
 from fl_server.rounds.sites import SiteRegistry
-from strategies.wire.messages import CONFIG, RECALL, record_of
+from strategies.wire.messages import CONFIG, LAST_COMMITTED
+from strategies.wire.records import record_of
 from tasks.contract import Arrays
 
 
@@ -75,11 +76,11 @@ class ClientState:
         """Tell sites that are ahead which round to go on from; the others share one content."""
         for message in messages:
             site = self._registry.name_of(message.metadata.dst_node_id)
-            yield self._recalling(message, site) if site in self._ahead else message
+            yield self._restoring(message, site) if site in self._ahead else message
 
-    def _recalling(self, message: Message, site: str | None) -> Message:
+    def _restoring(self, message: Message, site: str | None) -> Message:
         records = dict(message.content.items())
         config = record_of(message.content, CONFIG, ConfigRecord)
         number = self._accepted.get(site or "", 0)
-        content = RecordDict({**records, CONFIG: ConfigRecord({**config, RECALL: number})})
+        content = RecordDict({**records, CONFIG: ConfigRecord({**config, LAST_COMMITTED: number})})
         return Message(content, message.metadata.dst_node_id, message.metadata.message_type)

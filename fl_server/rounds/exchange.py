@@ -19,7 +19,8 @@ from fl_common.errors import ReplyError
 from fl_server.config.run_config import SitesConfig
 from fl_server.results.records import SiteRecord
 from fl_server.rounds.sites import Site, SiteRegistry, wait_for_change
-from strategies.wire.messages import Refusal, payload_bytes
+from strategies.wire.records import payload_bytes
+from strategies.wire.refusal import Refusal
 
 LOST = {
     ErrorCode.NODE_UNAVAILABLE,

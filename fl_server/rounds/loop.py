@@ -36,17 +36,8 @@ from strategies.privacy.modes import SecureAggregation
 from strategies.sampling import Sampler, Uniform
 from strategies.snapshot import forget_tied_to_clients, restore, snapshot
 from strategies.tree_replies import replies_whole
-from strategies.wire.messages import (
-    CONFIG,
-    EVALUATE,
-    JOB,
-    LOSS,
-    ROUND,
-    pack_arrays,
-    record_of,
-    request,
-    unpack_arrays,
-)
+from strategies.wire.messages import CONFIG, EVALUATE, JOB, LOSS, ROUND, request
+from strategies.wire.records import pack_arrays, record_of, unpack_arrays
 from tasks.contract import Arrays, ScoreCard, Task, child_seed
 from tasks.stats import Stats
 

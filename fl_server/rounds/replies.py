@@ -15,7 +15,8 @@ from fl_server.results.records import RoundRecord, SiteRecord
 from fl_server.rounds.exchange import Exchange
 from fl_server.rounds.reply_validation import check_evaluate, check_train, decode_update
 from fl_server.rounds.sites import Site
-from strategies.wire.messages import EPSILON, METRICS, record_of
+from strategies.wire.messages import EPSILON, METRICS
+from strategies.wire.records import record_of
 from tasks.contract import Arrays
 from tasks.stats import Stats
 from tasks.trees.variable_size import VariableSizeModel

@@ -30,11 +30,8 @@ from strategies.wire.messages import (
     NUM_STEPS,
     UPDATE,
     EvaluateReply,
-    find_record,
-    pack_arrays,
-    record_of,
-    unpack_arrays,
 )
+from strategies.wire.records import find_record, pack_arrays, record_of, unpack_arrays
 from tasks.contract import Arrays
 from tasks.stats import Stats
 from tasks.trees.variable_size import VariableSizeModel

@@ -27,9 +27,10 @@ from strategies.privacy.summands import (
     pooled_stats,
     train_layout,
 )
-from strategies.wire.messages import (
+from strategies.wire.messages import CONFIG
+from strategies.wire.records import record_of, unpack_arrays
+from strategies.wire.secagg import (
     BOXES,
-    CONFIG,
     DROPPED,
     MASK_KEY,
     MASK_KEYS,
@@ -48,8 +49,6 @@ from strategies.wire.messages import (
     THRESHOLD,
     VECTOR,
     WEIGHTING,
-    record_of,
-    unpack_arrays,
 )
 from tasks.contract import Arrays
 from tasks.stats import Stats

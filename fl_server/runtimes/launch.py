@@ -19,7 +19,7 @@ from fl_server.results.records import RunOutcome
 from fl_server.runtimes.execution import execute, quiet_flower
 from fl_server.runtimes.simulated_sites import simulated_site, write_simulated_sites
 from fl_server.runtimes.simulation import CLIENT_APP, InProcessGrid, load_client_app
-from strategies.wire.messages import Job
+from strategies.wire.job import Job
 
 SITE_CHECK = "fl_client.data_check:check_simulated"
 QUIET_RAY = {

@@ -21,7 +21,7 @@ from fl_common.errors import ConfigError
 from fl_server.runtimes.simulated_sites import simulated_site
 from strategies.site_state import LEDGER
 from strategies.snapshot import SEPARATOR
-from strategies.wire.messages import pack_arrays, unpack_arrays
+from strategies.wire.records import pack_arrays, unpack_arrays
 from tasks.contract import Arrays
 
 CLIENT_APP = "fl_client.app:app"

@@ -1,17 +1,19 @@
-"""The few things about web requests that the gate needs, without a framework."""
+"""The few things about web requests that the middleware needs, without a framework."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from strategies.wire.fleet import OFFER_HEADER
+
 Event = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Event]]
 Send = Callable[[Event], Awaitable[None]]
 App = Callable[[Event, Receive, Send], Awaitable[None]]
 
-OFFER_HEADER = b"x-fedleague"
-"""Tells a client, in an answer, that this server has a gate."""
+OFFER = (OFFER_HEADER.encode(), b"1")
+"""The header of every answer that is ours."""
 
 
 async def read_body(receive: Receive) -> bytes:
@@ -35,8 +37,8 @@ def replay(body: bytes, receive: Receive) -> Receive:
 
 
 async def answer(send: Send, status: int) -> None:
-    """Send an answer of the gate itself."""
+    """Send an answer of the middleware itself."""
     body = b'{"detail": "fedleague"}' if status != 200 else b""
-    headers = [(b"content-type", b"application/json"), (OFFER_HEADER, b"1")]
+    headers = [(b"content-type", b"application/json"), OFFER]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -1,10 +1,10 @@
-"""The door in front of Flower's web application: what a site may ask, and when it is answered.
+"""In front of Flower's web application: what a site may ask, and when it is answered.
 
-Flower serves its Fleet, Control and Runtime APIs on one port. Sites need the first only, so the
-gate refuses the rest. For our resident clients, recognised by a session header, it adds
+Flower serves its Fleet, Control and Runtime APIs on one port. Sites need the first only, so
+the rest is refused here. For our resident clients, recognised by a session header, it adds
 
 - long polling: a request for messages is held until there is one, instead of being repeated;
-- bundles: many objects in one request, because each one costs a round trip;
+- batches: many objects in one request, because each one costs a round trip;
 - one client for each key: whoever joined last is served, its predecessor is told so;
 - presence: a client whose waiting connection breaks and does not come back is marked offline;
 - pressure: a reply is taken in only while few others wait to be added up, so that memory holds
@@ -25,9 +25,9 @@ from flwr.proto.fleet_pb2 import PushMessagesRequest
 from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-from fl_server.superlink import object_batches as bundles
+from fl_server.superlink import object_batches
 from fl_server.superlink.asgi_helpers import (
-    OFFER_HEADER,
+    OFFER,
     App,
     Event,
     Receive,
@@ -37,18 +37,17 @@ from fl_server.superlink.asgi_helpers import (
     replay,
 )
 from fl_server.superlink.link_state import WatchedLinkState
-
-SESSION_HEADER = b"x-fedleague-session"
-WAIT_HEADER = b"x-fedleague-wait"
-RUN_HEADER = b"x-fedleague-run"
-UPLOAD_HEADER = b"x-fedleague-upload"
-PULL_PATH = "/v1/fedleague/pull-objects"
-PUSH_PATH = "/v1/fedleague/push-objects"
+from strategies.wire import fleet
 
 MAX_BODY_BYTES = 64 * 2**20
 MAX_WAIT_SECONDS = 60.0
 PRESENCE_SECONDS = 3.0
+# ASGI gives header names as bytes, in lower case.
 _KEY_HEADER = FLEET_HTTP_PUBLIC_KEY_HEADER.lower().encode()
+_SESSION = fleet.SESSION_HEADER.encode()
+_WAIT = fleet.WAIT_HEADER.encode()
+_RUN = fleet.RUN_HEADER.encode()
+_UPLOAD = fleet.UPLOAD_HEADER.encode()
 
 
 class FleetMiddleware:
@@ -96,7 +95,7 @@ class FleetMiddleware:
             await answer(send, status)
             return
         handler = self._handlers().get(path)
-        if handler is None or (SESSION_HEADER not in headers and handler != self._push_message):
+        if handler is None or (_SESSION not in headers and handler != self._push_message):
             await self._app(scope, receive, send)
         else:
             await handler(scope, headers, receive, send)
@@ -108,14 +107,14 @@ class FleetMiddleware:
             "/v1/fleet/activate-node": self._activate,
             "/v1/fleet/pull-messages": self._pull_messages,
             "/v1/fleet/push-messages": self._push_message,
-            PULL_PATH: self._pull_objects,
-            PUSH_PATH: self._push_objects,
+            fleet.PULL_PATH: self._pull_objects,
+            fleet.PUSH_PATH: self._push_objects,
         }
 
     def _check(self, path: str, headers: dict[bytes, bytes]) -> int:
         """Decide on a request before its body is read: the HTTP status, 200 to go on."""
-        bundled = path in (PULL_PATH, PUSH_PATH)
-        if not (path.startswith("/v1/fleet/") or path == "/health" or bundled):
+        batched = path in (fleet.PULL_PATH, fleet.PUSH_PATH)
+        if not (path.startswith("/v1/fleet/") or path == "/health" or batched):
             return 404
         try:
             length = int(headers.get(b"content-length", b"0"))
@@ -123,9 +122,9 @@ class FleetMiddleware:
             return 400
         if length > MAX_BODY_BYTES or b"transfer-encoding" in headers:
             return 413
-        session = headers.get(SESSION_HEADER)
+        session = headers.get(_SESSION)
         if session is None:
-            return 401 if bundled else 200
+            return 401 if batched else 200
         if path in ("/v1/fleet/activate-node", "/v1/fleet/register-node"):
             return 200
         return self._check_session(headers)
@@ -134,12 +133,12 @@ class FleetMiddleware:
         """Compare a session with the one that last joined with the same key.
 
         Only a request that proved possession of the key sets it, so that whoever knows it is
-        that client: bundles need no further signature.
+        that client: batches need no further signature.
         """
         known = self._sessions.get(_key_of(headers))
         if known is None:
             return 401
-        if known != headers.get(SESSION_HEADER):
+        if known != headers.get(_SESSION):
             return 409
         self._last_seen[known] = asyncio.get_running_loop().time()
         return 200
@@ -149,11 +148,11 @@ class FleetMiddleware:
     ) -> None:
         async def remember(event: Event) -> None:
             if event["type"] == "http.response.start" and event["status"] == 200:
-                key, session = _key_of(headers), headers[SESSION_HEADER]
+                key, session = _key_of(headers), headers[_SESSION]
                 self._last_seen.pop(self._sessions.get(key, b""), None)
                 self._sessions[key] = session
                 self._last_seen[session] = asyncio.get_running_loop().time()
-                event["headers"] = [*event.get("headers", []), (OFFER_HEADER, b"1")]
+                event["headers"] = [*event.get("headers", []), OFFER]
             await send(event)
 
         await self._app(scope, receive, remember)
@@ -164,14 +163,14 @@ class FleetMiddleware:
         key = _key_of(headers)
         node_id = self._state.get_node_id_by_public_key(key)
         try:
-            seconds = min(float(headers.get(WAIT_HEADER, b"0")), MAX_WAIT_SECONDS)
+            seconds = min(float(headers.get(_WAIT, b"0")), MAX_WAIT_SECONDS)
         except ValueError:
             seconds = 0.0
         body = await read_body(receive)
         if node_id is not None:
             self._state.reclaim(node_id)
             if not await self._hold(node_id, seconds, receive):
-                self._later(self._watch_absence(node_id, headers[SESSION_HEADER], key))
+                self._later(self._watch_absence(node_id, headers[_SESSION], key))
                 return
         status = self._check_session(headers)
         if status != 200:
@@ -218,7 +217,7 @@ class FleetMiddleware:
         if sender != self._state.get_node_id_by_public_key(_key_of(headers)):
             await answer(send, 403)
             return
-        if SESSION_HEADER in headers and not await self._wait_for_space():
+        if _SESSION in headers and not await self._wait_for_space():
             await answer(send, 503)
             return
         self._admitted += 1
@@ -245,9 +244,9 @@ class FleetMiddleware:
     ) -> None:
         """Answer with as many frames as ids were asked for."""
         body = await read_body(receive)
-        run_id = _number(headers, RUN_HEADER)
+        run_id = _number(headers, _RUN)
         await send({"type": "http.response.start", "status": 200, "headers": []})
-        for frame in bundles.frames(self._state, run_id, body):
+        for frame in object_batches.frames(self._state, run_id, body):
             await send({"type": "http.response.body", "body": frame, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
 
@@ -256,9 +255,9 @@ class FleetMiddleware:
     ) -> None:
         """Store objects; 410 when one is not wanted any more."""
         body = await read_body(receive)
-        run_id = _number(headers, RUN_HEADER)
-        upload = headers.get(UPLOAD_HEADER, b"").decode("ascii", "replace")
-        stored = await asyncio.to_thread(bundles.store, self._state, run_id, upload, body)
+        run_id = _number(headers, _RUN)
+        upload = headers.get(_UPLOAD, b"").decode("ascii", "replace")
+        stored = await asyncio.to_thread(object_batches.store, self._state, run_id, upload, body)
         await answer(send, 200 if stored else 410)
 
     def _from_thread(self, function: Callable[..., None], *arguments: object) -> None:

@@ -35,7 +35,8 @@ from numpy.typing import NDArray
 from strategies.privacy.accounting import epsilon_of
 from strategies.privacy.modes import CentralAdaptive, CentralFixed
 from strategies.registry import client_update_name
-from strategies.wire.messages import ARRAYS, pack_arrays, record_of, unpack_arrays
+from strategies.wire.messages import ARRAYS
+from strategies.wire.records import pack_arrays, record_of, unpack_arrays
 from tasks.contract import Arrays
 
 

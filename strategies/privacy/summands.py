@@ -22,8 +22,8 @@ from strategies.wire.messages import (
     NUM_STEPS,
     EvaluateReply,
     TrainReply,
-    pack_arrays,
 )
+from strategies.wire.records import pack_arrays
 from tasks.contract import Arrays
 from tasks.stats import Stats
 

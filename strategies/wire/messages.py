@@ -1,7 +1,8 @@
 """The wire format: what server and sites say to each other, and nothing else.
 
-Every exchange is one Flower message. This module is the only owner of record names and keys;
-both sides build and read messages through the dataclasses below.
+Every exchange is one Flower message. Both sides build and read it through the dataclasses below
+and know its records and keys by the names here; those of a masked sum are in ``secagg``, the job
+in ``job``, what travels between the processes in ``fleet``.
 
 =====================  ==============================  =========================================
 message type           request                         reply
@@ -22,35 +23,21 @@ which is what every ``flwr.serverapp.strategy`` expects.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from enum import Enum
-from typing import Any, TypeVar
 
-from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
-from fl_common.errors import (
-    DataError,
-    DivergedError,
-    EgressError,
-    PolicyError,
-    ReplyError,
-    SchemaError,
-)
-from strategies.wire import npy
+from fl_common.errors import ReplyError
 from strategies.wire.compression import encoded_names
-from strategies.wire.job import PROTOCOL as PROTOCOL
-from strategies.wire.job import Job as Job
+from strategies.wire.records import find_record, pack_arrays, record_of, unpack_arrays
 from tasks.contract import Arrays
 from tasks.stats import Stats
 
-Record = TypeVar("Record", ArrayRecord, MetricRecord, ConfigRecord)
 DESCRIBE, FIT, TRAIN, EVALUATE = "query.describe", "query.fit", "train", "evaluate"
 ARRAYS, CONFIG, METRICS, STATS, SITE = "arrays", "config", "metrics", "stats", "site"
 EXTRA, UPDATE = "extra", "update"
-MASKED_SUM, SECAGG, MASKED, VECTOR = "query.secagg", "secagg", "masked", "vector"
 JOB, ROUND, NUM_EXAMPLES, PROXIMAL_MU = "job", "server-round", "num-examples", "proximal-mu"
-RECALL = "recall"
+LAST_COMMITTED = "last-committed"
 """The last round whose training at this site counts: what it remembers of later ones is void."""
 NUM_TRAIN, NUM_HOLDOUT, NUM_STEPS, LOSS, EPSILON, NAME, MEMORY_ROUND = (
     "num-train",
@@ -61,51 +48,6 @@ NUM_TRAIN, NUM_HOLDOUT, NUM_STEPS, LOSS, EPSILON, NAME, MEMORY_ROUND = (
     "name",
     "memory-round",
 )
-
-SESSION, STAGE, WEIGHTING = "secagg-session", "secagg-stage", "secagg-weighting"
-MASK_KEY, SEAL_KEY, MASK_KEYS, SEAL_KEYS = "mask-key", "seal-key", "mask-keys", "seal-keys"
-NODES, BOXES, SHARES, THRESHOLD = "nodes", "boxes", "shares", "threshold"
-SURVIVORS, DROPPED, NUM_SITES, NUM_WORDS = "survivors", "dropped", "num-sites", "num-words"
-
-
-class Refusal(Enum):
-    """Why a site sent no result: a code and a fixed text, so that no data can ride along."""
-
-    PROTOCOL = (1001, "the site speaks another protocol version or could not read the job")
-    POLICY = (1002, "the site's policy refuses this request")
-    DATA = (1003, "the site's data cannot be used; its operator sees the reason in the site's log")
-    SCHEMA = (1004, "the site's columns or classes do not fit the use case; see the site's log")
-    DIVERGED = (1005, "training diverged at the site: the loss or a weight is not finite")
-    EGRESS = (1006, "the site's egress guard held the reply back; see the site's audit log")
-    INTERNAL = (1099, "the site failed; its operator sees the reason in the site's log")
-
-    @property
-    def code(self) -> int:
-        """Number on the wire."""
-        return self.value[0]
-
-    @property
-    def text(self) -> str:
-        """Fixed text on the wire."""
-        return self.value[1]
-
-    @classmethod
-    def of(cls, error: Exception) -> Refusal:
-        """Map an exception to the one code that may leave."""
-        by_type: tuple[tuple[type[Exception], Refusal], ...] = (
-            (SchemaError, cls.SCHEMA),
-            (DataError, cls.DATA),
-            (PolicyError, cls.POLICY),
-            (DivergedError, cls.DIVERGED),
-            (EgressError, cls.EGRESS),
-            (ReplyError, cls.PROTOCOL),
-        )
-        return next((refusal for kind, refusal in by_type if isinstance(error, kind)), cls.INTERNAL)
-
-    @classmethod
-    def from_code(cls, code: int) -> Refusal | None:
-        """Return the refusal with this code; None for Flower's own codes (a lost node)."""
-        return next((refusal for refusal in cls if refusal.code == code), None)
 
 
 @dataclass(frozen=True)
@@ -225,79 +167,6 @@ def config_of(message: Message) -> ConfigRecord:
     if config is None or not isinstance(config.get(JOB), str):
         raise ReplyError(f"message '{message.metadata.message_type}' carries no job")
     return config
-
-
-def find_record(content: RecordDict, name: str, kind: type[Record]) -> Record | None:
-    """Return a record, or None if there is none of that name and kind.
-
-    Unlike ``content.array_records``, which makes a view that refers to itself and so keeps the
-    content in memory until the garbage collector comes by: with large models, gigabytes.
-    """
-    record = content.get(name)
-    return record if isinstance(record, kind) else None
-
-
-def record_of(content: RecordDict, name: str, kind: type[Record]) -> Record:
-    """Return a record; see ``find_record``.
-
-    Raises
-    ------
-    ReplyError
-        If there is none of that name and kind.
-    """
-    record = find_record(content, name, kind)
-    if record is None:
-        raise ReplyError(f"reply lacks '{name}'")
-    return record
-
-
-def refusal(error: Exception, message: Message) -> Message:
-    """Answer ``message`` with the fixed code for ``error``; its text stays at the site."""
-    why = Refusal.of(error)
-    return Message(Error(why.code, why.text), reply_to=message)
-
-
-def pack_arrays(arrays: Mapping[str, Any]) -> ArrayRecord:
-    """Encode named numpy arrays."""
-    return ArrayRecord({name: npy.encode(values) for name, values in arrays.items()})
-
-
-def unpack_arrays(record: ArrayRecord, *, copy: bool = True) -> Arrays:
-    """Decode named numpy arrays.
-
-    Parameters
-    ----------
-    copy : bool
-        False: read-only views of the bytes received, for whoever only looks or adds up.
-
-    Raises
-    ------
-    ReplyError
-        If an array's bytes do not match what it declares.
-    """
-    arrays: Arrays = {}
-    for name, array in record.items():
-        try:
-            value = npy.decode(array, copy=copy)
-        except Exception as error:
-            raise ReplyError(f"array '{name}' cannot be decoded") from error
-        if list(value.shape) != list(array.shape) or str(value.dtype) != array.dtype:
-            raise ReplyError(f"array '{name}' does not hold what it declares")
-        arrays[name] = value
-    return arrays
-
-
-def payload_bytes(records: RecordDict) -> int:
-    """Return the array bytes and the text bytes of a message's content."""
-    total = 0
-    for record in records.values():
-        if isinstance(record, ArrayRecord):
-            total += sum(len(array.data) for array in record.values())
-        elif isinstance(record, ConfigRecord):
-            for value in record.values():
-                items = value if isinstance(value, list) else [value]
-                total += sum(len(item) for item in items if isinstance(item, str | bytes))
-    return total
 
 
 def _count(metrics: MetricRecord, key: str) -> int:

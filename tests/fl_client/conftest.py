@@ -15,18 +15,10 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
 from fl_client.app import app
-from strategies.wire.messages import (
-    ARRAYS,
-    CONFIG,
-    FIT,
-    JOB,
-    PROTOCOL,
-    ROUND,
-    Refusal,
-    SiteReply,
-    pack_arrays,
-    request,
-)
+from strategies.wire.job import PROTOCOL
+from strategies.wire.messages import ARRAYS, CONFIG, FIT, JOB, ROUND, SiteReply, request
+from strategies.wire.records import pack_arrays
+from strategies.wire.refusal import Refusal
 from tasks.registry import load_task
 
 SCHEMA = {"target": "y", "classes": ["n", "p"], "categorical": ["sex"]}

@@ -19,11 +19,10 @@ from strategies.wire.messages import (
     JOB,
     STATS,
     TRAIN,
-    Refusal,
-    pack_arrays,
     request,
-    unpack_arrays,
 )
+from strategies.wire.records import pack_arrays, unpack_arrays
+from strategies.wire.refusal import Refusal
 from tasks.contract import LocalObjective
 
 

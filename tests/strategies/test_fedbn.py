@@ -10,7 +10,8 @@ from fl_common.errors import ConfigError
 from fl_server.config.compose import compose_overrides
 from fl_server.runtimes.execution import execute
 from fl_server.runtimes.simulation import InProcessGrid
-from strategies.wire.messages import ARRAYS, unpack_arrays
+from strategies.wire.messages import ARRAYS
+from strategies.wire.records import unpack_arrays
 from tasks.networks.layers import layer_kinds
 
 

@@ -19,7 +19,8 @@ from strategies.fedavg import FedAvg
 from strategies.fedper import FedPer
 from strategies.personal import select_layers
 from strategies.requirements import check_layers
-from strategies.wire.messages import ARRAYS, unpack_arrays
+from strategies.wire.messages import ARRAYS
+from strategies.wire.records import unpack_arrays
 from tasks.contract import TrainConfig
 
 PARTS = {"body": 3, "head": 1}

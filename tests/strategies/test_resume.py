@@ -25,7 +25,8 @@ from strategies.qfedavg import QFedAvg
 from strategies.scaffold import Scaffold
 from strategies.snapshot import forget_tied_to_clients
 from strategies.trimmed_mean import TrimmedMean
-from strategies.wire.messages import ARRAYS, pack_arrays
+from strategies.wire.messages import ARRAYS
+from strategies.wire.records import pack_arrays
 from tasks.contract import TrainConfig
 
 SHELF = {

@@ -15,7 +15,8 @@ from strategies.fedmedian import FedMedian
 from strategies.krum import Krum, MultiKrum, select
 from strategies.robust import krum_scores, squared_distances, tolerated
 from strategies.trimmed_mean import TrimmedMean, num_trimmed, trimmed
-from strategies.wire.messages import ARRAYS, METRICS, pack_arrays, unpack_arrays
+from strategies.wire.messages import ARRAYS, METRICS
+from strategies.wire.records import pack_arrays, unpack_arrays
 from tasks.contract import TrainConfig
 
 ROBUST = {

@@ -11,7 +11,7 @@ from strategies.fedavg import FedAvg
 from strategies.privacy.central import CentralDp
 from strategies.privacy.modes import CentralFixed
 from strategies.snapshot import restore, snapshot
-from strategies.wire.messages import pack_arrays, unpack_arrays
+from strategies.wire.records import pack_arrays, unpack_arrays
 
 
 class Remembers(FedAvg):

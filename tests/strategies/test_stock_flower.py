@@ -16,7 +16,7 @@ from strategies.fedavgm import FedAvgM
 from strategies.fedmedian import FedMedian
 from strategies.fedprox import FedProx
 from strategies.qfedavg import QFedAvg
-from strategies.wire.messages import pack_arrays, unpack_arrays
+from strategies.wire.records import pack_arrays, unpack_arrays
 
 STOCK = {
     "FedAvg": {},

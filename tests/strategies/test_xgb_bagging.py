@@ -25,7 +25,8 @@ from fl_server.runtimes.execution import execute
 from fl_server.runtimes.simulation import InProcessGrid
 from strategies.registry import client_update_name
 from strategies.requirements import needs_single_updates
-from strategies.wire.messages import ARRAYS, pack_arrays, unpack_arrays
+from strategies.wire.messages import ARRAYS
+from strategies.wire.records import pack_arrays, unpack_arrays
 from strategies.xgb_bagging import XgbBagging
 from strategies.xgb_cyclic import XgbCyclic
 from tasks.contract import DataSource, LocalObjective, Partition, child_seed

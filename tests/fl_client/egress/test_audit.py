@@ -12,16 +12,8 @@ import pytest
 from flwr.app import ConfigRecord, RecordDict
 
 from fl_client.egress import audit
-from strategies.wire.messages import (
-    CONFIG,
-    DESCRIBE,
-    EVALUATE,
-    FIT,
-    JOB,
-    TRAIN,
-    Refusal,
-    request,
-)
+from strategies.wire.messages import CONFIG, DESCRIBE, EVALUATE, FIT, JOB, TRAIN, request
+from strategies.wire.refusal import Refusal
 
 
 def test_every_message_is_one_line_in_and_one_line_out(site):

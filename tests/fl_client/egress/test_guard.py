@@ -22,11 +22,10 @@ from strategies.wire.messages import (
     SITE,
     STATS,
     TRAIN,
-    Refusal,
-    pack_arrays,
     request,
-    unpack_arrays,
 )
+from strategies.wire.records import pack_arrays, unpack_arrays
+from strategies.wire.refusal import Refusal
 
 SECRET = "patient-4711-HIV-positive"
 HANDLERS = {

@@ -20,6 +20,7 @@ from fl_client.link.node import NodeConfig, run_node
 from fl_common.errors import LinkError
 from fl_server.superlink.keys import new_certificates, new_node_key
 from fl_server.superlink.serve import LinkConfig, superlink
+from strategies.wire import fleet
 
 ROOT = Path(__file__).parents[3]
 
@@ -274,7 +275,7 @@ def test_reply_survives_a_broken_connection(monkeypatch):
     post = link.FleetWire._post
 
     def flaky(self, path, *arguments):
-        if path in (link.PUSH_PATH, link.PULL_PATH) and broken.count(path) < 2:
+        if path in (fleet.PUSH_PATH, fleet.PULL_PATH) and broken.count(path) < 2:
             broken.append(path)
             raise link.UnreachableError("cut")
         return post(self, path, *arguments)
@@ -293,7 +294,7 @@ def test_message_that_cannot_be_taken_is_given_up(monkeypatch):
     post = link.FleetWire._post
 
     def broken(self, path, *arguments):
-        if path == link.PULL_PATH:
+        if path == fleet.PULL_PATH:
             raise link.UnreachableError("cut")
         return post(self, path, *arguments)
 

@@ -13,18 +13,9 @@ from fl_client.policy.site import read_site
 from fl_client.state import memory as module
 from fl_client.state.memory import MAX_RUNS, RunMemory
 from fl_common.errors import DataError
-from strategies.wire.messages import (
-    DESCRIBE,
-    EVALUATE,
-    EXTRA,
-    FIT,
-    METRICS,
-    TRAIN,
-    Refusal,
-    pack_arrays,
-    request,
-    unpack_arrays,
-)
+from strategies.wire.messages import DESCRIBE, EVALUATE, EXTRA, FIT, METRICS, TRAIN, request
+from strategies.wire.records import pack_arrays, unpack_arrays
+from strategies.wire.refusal import Refusal
 
 SGD = {"optimizer": "sgd", "local_epochs": 1}
 

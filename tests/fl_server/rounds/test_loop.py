@@ -14,7 +14,8 @@ from fl_server.results.result import MODEL, RESULT
 from fl_server.rounds.loop import RoundLoop
 from fl_server.runtimes.execution import execute
 from fl_server.runtimes.simulation import InProcessGrid
-from strategies.wire.messages import ARRAYS, METRICS, NUM_EXAMPLES, pack_arrays, unpack_arrays
+from strategies.wire.messages import ARRAYS, METRICS, NUM_EXAMPLES
+from strategies.wire.records import pack_arrays, unpack_arrays
 
 
 def run(config, grid=None):

@@ -407,21 +407,21 @@ def test_nothing_but_the_fleet_api_is_served():
 
 
 @pytest.fixture
-def two_couriers():
+def two_senders():
     """Two sites in the hands of the test, each with a message received."""
     with superlink(LinkConfig(**LOCAL)) as grid, ExitStack() as stack:
-        couriers = []
+        senders = []
         for _ in range(2):
             wire = FleetWire(grid.address, ca=None, insecure=True, private_key=None)
             stack.callback(wire.close)
-            couriers.append(FleetMessages(wire))
-            couriers[-1].join()
+            senders.append(FleetMessages(wire))
+            senders[-1].join()
         replies = _ask(grid, _arrays(), timeout=5.0)
-        yield couriers, [fleet_messages.receive(1.0) for fleet_messages in couriers], replies
+        yield senders, [sender.receive(1.0) for sender in senders], replies
 
 
-def test_a_site_cannot_answer_for_another(two_couriers):
-    (honest, forger), (message, _), replies = two_couriers
+def test_a_site_cannot_answer_for_another(two_senders):
+    (honest, forger), (message, _), replies = two_senders
     forged = Message(_arrays(666.0), reply_to=message)
     forger.send(forged)
     honest.send(Message(_arrays(1.0), reply_to=message))
@@ -433,14 +433,14 @@ def test_a_site_cannot_answer_for_another(two_couriers):
     replies.close()
 
 
-def test_a_garbled_reply_costs_that_site_only(two_couriers, monkeypatch):
-    (garbler, honest), (first, second), replies = two_couriers
-    push = FleetWire.push_bundle
+def test_a_garbled_reply_costs_that_site_only(two_senders, monkeypatch):
+    (garbler, honest), (first, second), replies = two_senders
+    push = FleetWire.push_batch
 
     def garble(self, run_id, upload, objects):
         push(self, run_id, upload, [(i, content[:-1] + b"?") for i, content in objects])
 
-    monkeypatch.setattr(FleetWire, "push_bundle", garble)
+    monkeypatch.setattr(FleetWire, "push_batch", garble)
     garbler.send(Message(_arrays(1.0), reply_to=first))
     monkeypatch.undo()
     honest.send(Message(_arrays(2.0), reply_to=second))
@@ -451,8 +451,8 @@ def test_a_garbled_reply_costs_that_site_only(two_couriers, monkeypatch):
     assert answers[honest.node_id].content["arrays"]["w"].numpy()[0] == 2.0
 
 
-def test_a_reply_that_does_not_fit_together_is_an_error(two_couriers):
-    (liar, honest), (first, second), replies = two_couriers
+def test_a_reply_that_does_not_fit_together_is_an_error(two_senders):
+    (liar, honest), (first, second), replies = two_senders
     content = RecordDict({"config": ConfigRecord({"a": 1})})
     reply = Message(content, reply_to=first)
     reply.metadata.__dict__["_message_id"] = reply.object_id
@@ -467,14 +467,14 @@ def test_a_reply_that_does_not_fit_together_is_an_error(two_couriers):
     assert answers[honest.node_id].has_content()
 
 
-def test_a_reply_in_parts_is_not_handed_over_before_the_last(two_couriers, monkeypatch):
-    (slow, gone), (message, _), replies = two_couriers
-    push = FleetWire.push_bundle
+def test_a_reply_in_parts_is_not_handed_over_before_the_last(two_senders, monkeypatch):
+    (slow, gone), (message, _), replies = two_senders
+    push = FleetWire.push_batch
 
     def one_short(self, run_id, upload, objects):
         push(self, run_id, upload, objects[:-1])
 
-    monkeypatch.setattr(FleetWire, "push_bundle", one_short)
+    monkeypatch.setattr(FleetWire, "push_batch", one_short)
     reply = Message(_arrays(1.0), reply_to=message)
     slow.send(reply)
     monkeypatch.undo()

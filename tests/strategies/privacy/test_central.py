@@ -16,7 +16,8 @@ from strategies.privacy.accounting import epsilon_of
 from strategies.privacy.central import CentralDp, ClippedSum, noise_stddevs
 from strategies.privacy.modes import CentralAdaptive, CentralFixed
 from strategies.snapshot import restore, snapshot
-from strategies.wire.messages import ARRAYS, pack_arrays, unpack_arrays
+from strategies.wire.messages import ARRAYS
+from strategies.wire.records import pack_arrays, unpack_arrays
 
 pytest.importorskip("opacus")
 SENT = {"w": np.ones((4, 3), np.float32), "b": np.zeros(3, np.float32), "n": np.array(7)}

@@ -14,7 +14,7 @@ from fl_client.state.privacy_budget import PrivacyBudget
 from fl_common.errors import ConfigError, PolicyError
 from fl_server.runtimes.simulation import InProcessGrid
 from strategies.privacy.accounting import epsilon_of
-from strategies.wire.messages import Refusal
+from strategies.wire.refusal import Refusal
 from tasks.contract import DataSource, DpSgd, LocalObjective, ModelSpec, TrainConfig
 from tasks.networks import dp_sgd
 from tasks.registry import load_task

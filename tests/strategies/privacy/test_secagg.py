@@ -19,21 +19,10 @@ from strategies.privacy.masking import mask
 from strategies.privacy.modes import SecureAggregation
 from strategies.privacy.secagg import SiteSession
 from strategies.privacy.secagg_server import MaskedSum
-from strategies.wire.messages import (
-    ARRAYS,
-    BOXES,
-    EXTRA,
-    MASKED,
-    METRICS,
-    SECAGG,
-    STAGE,
-    STATS,
-    UPDATE,
-    VECTOR,
-    Refusal,
-    pack_arrays,
-    unpack_arrays,
-)
+from strategies.wire.messages import ARRAYS, EXTRA, METRICS, STATS, UPDATE
+from strategies.wire.records import pack_arrays, unpack_arrays
+from strategies.wire.refusal import Refusal
+from strategies.wire.secagg import BOXES, MASKED, SECAGG, STAGE, VECTOR
 
 
 def summands(rng):

@@ -25,7 +25,9 @@ from strategies.wire.compression import (
     encoded_form,
     round_at_random,
 )
-from strategies.wire.messages import UPDATE, Job, TrainReply, pack_arrays, request, unpack_arrays
+from strategies.wire.job import Job
+from strategies.wire.messages import UPDATE, TrainReply, request
+from strategies.wire.records import pack_arrays, unpack_arrays
 from tasks.contract import ModelSpec, TrainConfig
 
 RECEIVED = {

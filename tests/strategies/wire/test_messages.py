@@ -10,6 +10,7 @@ from fl_common.errors import (
     ReplyError,
     SchemaError,
 )
+from strategies.wire.job import Job
 from strategies.wire.messages import (
     ARRAYS,
     CONFIG,
@@ -18,17 +19,18 @@ from strategies.wire.messages import (
     ROUND,
     STATS,
     EvaluateReply,
-    Job,
-    Refusal,
     SiteReply,
     TrainReply,
+    request,
+)
+from strategies.wire.records import (
     find_record,
     pack_arrays,
     payload_bytes,
     record_of,
-    request,
     unpack_arrays,
 )
+from strategies.wire.refusal import Refusal
 from tasks.contract import ModelSpec, TrainConfig
 from tasks.stats import Stats
 

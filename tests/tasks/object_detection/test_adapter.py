@@ -15,7 +15,7 @@ from PIL import Image
 
 from fl_client.data_check import check_site_file
 from fl_common.errors import ConfigError, DivergedError, SchemaError
-from strategies.wire.messages import Job
+from strategies.wire.job import Job
 from tasks.contract import LocalObjective, ModelSpec, TrainConfig
 from tasks.object_detection.data import DetectionData
 from tasks.stats import Stats
