@@ -38,7 +38,6 @@ class Bulyan(flower.Bulyan):
     """
 
     client_update: ClassVar[str] = "fedavg"
-    needs_single_updates: ClassVar[bool] = True
 
     def __init__(self, num_malicious_nodes: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -17,6 +17,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from strategies.fedavg import FedAvg, local_update
+from strategies.requirements import Requirements
 from strategies.wire.messages import ROUND
 
 __all__ = ["CyclicWeightTransfer", "local_update"]
@@ -24,6 +25,8 @@ __all__ = ["CyclicWeightTransfer", "local_update"]
 
 class CyclicWeightTransfer(FedAvg):
     """Server half: hands the model to the next site."""
+
+    requirements = Requirements(own_weights=True, in_turn=True)
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

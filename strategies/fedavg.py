@@ -18,6 +18,7 @@ from flwr.serverapp import strategy as flower
 from fl_common.errors import ConfigError
 from strategies.arrays import statistics
 from strategies.local import LocalResult, LocalRound, Scalar
+from strategies.requirements import Requirements
 from strategies.streaming_mean import RoundMean, fold_replies, number
 from strategies.wire.messages import EXTRA, PROXIMAL_MU
 from strategies.wire.records import pack_arrays, unpack_arrays
@@ -39,12 +40,8 @@ class FedAvg(flower.FedAvg):
     ----------
     client_update : str
         Name in ``strategies.registry``, or ``module:function``.
-    not_saved : tuple of str
-        Attributes that mean something only within a round.
-    tied_to_clients : tuple of str
-        State that mirrors the sites' memories; dropped (to None) when these are lost.
-    needs_single_updates : bool
-        Whether the rule must see each site's update (no secure aggregation then).
+    requirements : Requirements
+        What the strategy needs of a run and offers to it.
     weighting : {"examples", "uniform"}
     num_sites, num_examples : int
         Of the whole federation, sampled or not, and training rows there.
@@ -54,14 +51,9 @@ class FedAvg(flower.FedAvg):
     """
 
     client_update: ClassVar[str] = "fedavg"
-    needs_single_updates: ClassVar[bool] = False
-    not_saved: ClassVar[tuple[str, ...]] = (
-        "sent_record",
-        "num_sites",
-        "num_examples",
-        "statistics",
+    requirements: Requirements = Requirements(
+        not_saved=("sent_record", "num_sites", "num_examples", "statistics")
     )
-    tied_to_clients: ClassVar[tuple[str, ...]] = ()
     weighting: str = "examples"
     sent_record: ArrayRecord | None = None
     num_sites: int = 0

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 from strategies.fedavg import FedAvg
 from strategies.local import Scalar
 from strategies.personal import LAYERS, personalise, train_keeping_layers
+from strategies.requirements import Requirements
 
 __all__ = ["FedBN", "local_update", "personalise"]
 
@@ -34,6 +35,7 @@ class FedBN(FedAvg):
     def __init__(self, layers: str = "kind:norm", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.layers = layers
+        self.requirements = Requirements(local_layers=layers)
 
     def round_config(self) -> Mapping[str, Scalar]:
         """Tell the sites which layers to keep."""

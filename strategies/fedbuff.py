@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
@@ -25,6 +25,7 @@ from flwr.serverapp import Grid
 from strategies.arguments import check_number, check_whole
 from strategies.arrays import added, difference, statistics, zeros_like
 from strategies.fedavg import FedAvg, local_update
+from strategies.requirements import Requirements
 from strategies.streaming_mean import number
 from strategies.wire.messages import ARRAYS, LOSS, METRICS, ROUND
 from strategies.wire.records import pack_arrays, record_of, unpack_arrays
@@ -46,9 +47,7 @@ class FedBuff(FedAvg):
         0.5 is the paper's; 0 ignores age.
     """
 
-    needs_single_updates: ClassVar[bool] = True
-    is_asynchronous: ClassVar[bool] = True
-    not_saved: ClassVar[tuple[str, ...]] = (*FedAvg.not_saved, "started")
+    requirements = Requirements(single_updates=True, asynchronous=True, not_saved=("started",))
 
     def __init__(
         self,

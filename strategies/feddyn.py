@@ -20,6 +20,7 @@ from strategies.arguments import check_number
 from strategies.arrays import added, difference, zeros_like
 from strategies.fedavg import FedAvg, checked_weighting
 from strategies.local import LocalResult, LocalRound, Scalar
+from strategies.requirements import Requirements
 from strategies.streaming_mean import RoundMean
 from tasks.contract import Arrays, LocalObjective
 
@@ -37,7 +38,7 @@ class FedDyn(FedAvg):
     """
 
     client_update: ClassVar[str] = "feddyn"
-    tied_to_clients: ClassVar[tuple[str, ...]] = ("correction",)
+    requirements = Requirements(tied_to_clients=("correction",))
 
     def __init__(self, alpha: float = 0.1, weighting: str = "uniform", **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 from strategies.arguments import check_number
 from strategies.fedavg import FedAvg
 from strategies.local import LocalResult, LocalRound, Scalar
+from strategies.requirements import Requirements
 from tasks.contract import LocalObjective
 
 TAU = "fedlc-tau"
@@ -35,7 +36,7 @@ class FedLC(FedAvg):
     """
 
     client_update: ClassVar[str] = "fedlc"
-    needs_calibration: ClassVar[bool] = True
+    requirements = Requirements(calibration=True)
 
     def __init__(self, tau: float = 1.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -23,4 +23,3 @@ class FedMedian(flower.FedMedian):
     """Flower's FedMedian; it is the paper's. Holds every reply."""
 
     client_update: ClassVar[str] = "fedavg"
-    needs_single_updates: ClassVar[bool] = True

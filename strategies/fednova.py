@@ -20,6 +20,7 @@ from fl_common.errors import ReplyError
 from strategies.arguments import check_number
 from strategies.arrays import toward
 from strategies.fedavg import FedAvg, local_update
+from strategies.requirements import Requirements
 from strategies.streaming_mean import RoundMean, number
 from strategies.wire.messages import NUM_STEPS
 from tasks.contract import Arrays
@@ -37,12 +38,12 @@ class FedNova(FedAvg):
     """
 
     client_update: ClassVar[str] = "fedavg"
-    needs_sgd: ClassVar[bool] = True
-    not_saved: ClassVar[tuple[str, ...]] = (*FedAvg.not_saved, "steps", "examples")
+    requirements = Requirements(sgd=True, not_saved=("steps", "examples"))
 
     def __init__(self, momentum: float = 0.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.momentum = check_number("momentum", momentum, least=0, below=1)
+        self.requirements = Requirements(momentum=self.momentum)
         self.steps = self.examples = 0.0
 
     def aggregate_train(

@@ -41,7 +41,6 @@ class MultiKrum(flower.MultiKrum):
     """
 
     client_update: ClassVar[str] = "fedavg"
-    needs_single_updates: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -24,6 +24,7 @@ from strategies.accumulator import WeightedMean
 from strategies.arguments import check_number
 from strategies.arrays import difference, squared_norm, statistics, toward
 from strategies.local import LocalResult, LocalRound
+from strategies.requirements import Requirements
 from strategies.streaming_mean import number
 from strategies.wire.messages import ARRAYS, LOSS, METRICS, NUM_EXAMPLES
 from strategies.wire.records import pack_arrays, record_of, unpack_arrays
@@ -45,8 +46,9 @@ class QFedAvg(flower.QFedAvg):
     """
 
     client_update: ClassVar[str] = "qfedavg"
-    needs_single_updates: ClassVar[bool] = True
-    not_saved: ClassVar[tuple[str, ...]] = ("current_arrays", "sent")
+    requirements: ClassVar[Requirements] = Requirements(
+        exact_losses=True, not_saved=("current_arrays", "sent")
+    )
 
     def __init__(self, client_learning_rate: float, q: float = 0.1, **kwargs: Any) -> None:
         rate = check_number("client_learning_rate", client_learning_rate, above=0)

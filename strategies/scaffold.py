@@ -19,6 +19,7 @@ from strategies.arguments import check_number
 from strategies.arrays import added, difference, toward, zeros_like
 from strategies.fedavg import FedAvg, checked_weighting
 from strategies.local import LocalResult, LocalRound
+from strategies.requirements import Requirements
 from strategies.streaming_mean import RoundMean
 from tasks.contract import Arrays, LocalObjective
 
@@ -38,8 +39,7 @@ class Scaffold(FedAvg):
     """
 
     client_update: ClassVar[str] = "scaffold"
-    needs_plain_sgd: ClassVar[bool] = True
-    tied_to_clients: ClassVar[tuple[str, ...]] = ("variate",)
+    requirements = Requirements(plain_sgd=True, tied_to_clients=("variate",))
 
     def __init__(self, server_lr: float = 1.0, weighting: str = "examples", **kwargs: Any) -> None:
         super().__init__(**kwargs)

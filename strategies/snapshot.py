@@ -17,6 +17,7 @@ from flwr.app import ArrayRecord
 from flwr.serverapp.strategy import Strategy
 
 from fl_common.errors import CheckpointError
+from strategies.requirements import own_requirements
 from strategies.wire.records import pack_arrays, unpack_arrays
 from tasks.contract import Arrays
 
@@ -30,11 +31,11 @@ def snapshot(strategy: Strategy) -> tuple[Arrays, dict[str, Any]]:
     """Return the strategy's arrays (``attribute::kind::key``) and numbers (``attribute``).
 
     A wrapped strategy's attributes (Flower's differential privacy) are prefixed ``strategy.``.
-    Attributes that a class lists in ``not_saved`` mean something only within a round.
+    Attributes that its ``Requirements.not_saved`` lists mean something only within a round.
     """
     arrays: Arrays = {}
     numbers: dict[str, Any] = {}
-    not_saved = getattr(strategy, "not_saved", ())
+    not_saved = (*own_requirements(strategy).not_saved, "requirements")
     for attribute, value in vars(strategy).items():
         if attribute in not_saved:
             continue
@@ -77,13 +78,13 @@ def restore(strategy: Strategy, arrays: Arrays, numbers: Mapping[str, Any]) -> N
 
 
 def forget_tied_to_clients(strategy: Strategy) -> list[str]:
-    """Drop the state that mirrors the sites' memories (``tied_to_clients``); return its names.
+    """Drop the state that mirrors the sites' memories (``tied_to_clients``); return the names.
 
     A control variate is the mean of the sites' own: where these are lost, it would pull every
     later round towards a wrong point, so that both sides must start anew.
     """
     tied_to_clients = [
-        name for name in getattr(strategy, "tied_to_clients", ()) if hasattr(strategy, name)
+        name for name in own_requirements(strategy).tied_to_clients if hasattr(strategy, name)
     ]
     for name in tied_to_clients:
         setattr(strategy, name, None)
@@ -97,7 +98,7 @@ def forget_tied_to_clients(strategy: Strategy) -> list[str]:
 def _warn_once(strategy: str, attribute: str, kind: str) -> None:
     log.warning(
         "%s.%s (%s) is in no checkpoint: a resumed run starts without it; keep arrays, numbers, "
-        "texts, lists or dicts, or name it in %s.not_saved",
+        "texts, lists or dicts, or name it in Requirements(not_saved=...) of %s",
         *(strategy, attribute, kind, strategy),
     )
 

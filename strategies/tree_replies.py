@@ -10,12 +10,12 @@ from flwr.serverapp import strategy as flower
 from flwr.serverapp.strategy import Strategy
 
 from fl_common.errors import ConfigError, ReplyError
+from strategies.requirements import requirements_of
 from strategies.wire.records import unpack_arrays
 from tasks.contract import Arrays
 from tasks.trees.variable_size import VariableSizeModel
 
 HEADER_BYTES = 1024
-_TREES = (flower.FedXgbBagging, flower.FedXgbCyclic)
 
 
 def check_tree_reply(
@@ -48,7 +48,7 @@ def check_tree_reply(
 
 def replies_whole(strategy: Strategy) -> bool:
     """Say whether a tree strategy's replies continue the booster that was sent."""
-    return isinstance(strategy, flower.FedXgbCyclic)
+    return requirements_of(strategy).trees == "whole"
 
 
 def check_variable_size(
@@ -76,7 +76,7 @@ def check_variable_size(
     ConfigError
         Saying why, and what to change.
     """
-    name, trees = type(strategy).__name__, isinstance(strategy, _TREES)
+    name, trees = type(strategy).__name__, requirements_of(strategy).trees is not None
     if trees and not num_trees:
         raise ConfigError(
             f"{name} joins trees, and model={model} has weights; set model=xgboost, or strategy="

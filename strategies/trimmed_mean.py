@@ -40,7 +40,6 @@ class TrimmedMean(flower.FedTrimmedAvg):
     """
 
     client_update: ClassVar[str] = "fedavg"
-    needs_single_updates: ClassVar[bool] = True
 
     def __init__(self, beta: float = 0.2, **kwargs: Any) -> None:
         super().__init__(beta=check_number("beta", beta, least=0, below=0.5), **kwargs)

@@ -22,6 +22,7 @@ from flwr.serverapp import strategy as flower
 
 from fl_common.errors import ConfigError
 from strategies.local import LocalResult, LocalRound
+from strategies.requirements import Requirements
 from strategies.streaming_mean import number
 from strategies.wire.messages import ARRAYS, LOSS, METRICS, NUM_EXAMPLES
 from strategies.wire.records import pack_arrays, record_of, unpack_arrays
@@ -52,8 +53,7 @@ class XgbBagging(flower.FedXgbBagging):
     """
 
     client_update: ClassVar[str] = "xgb_bagging"
-    needs_single_updates: ClassVar[bool] = True
-    not_saved: ClassVar[tuple[str, ...]] = ("current_bst",)
+    requirements: ClassVar[Requirements] = Requirements(not_saved=("current_bst",))
 
     def __init__(self, combine: str = "sum", **kwargs: Any) -> None:
         if combine not in ("sum", "mean"):

@@ -16,6 +16,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp import strategy as flower
 
 from strategies.local import LocalResult, LocalRound
+from strategies.requirements import Requirements
 
 __all__ = ["XgbCyclic", "local_update"]
 
@@ -27,8 +28,7 @@ class XgbCyclic(flower.FedXgbCyclic):
     """
 
     client_update: ClassVar[str] = "xgb_cyclic"
-    needs_single_updates: ClassVar[bool] = True
-    not_saved: ClassVar[tuple[str, ...]] = ("registered_nodes",)
+    requirements: ClassVar[Requirements] = Requirements(not_saved=("registered_nodes",))
 
     def _make_sampling(self, grid: Grid, server_round: int, configure_type: str) -> list[int]:
         nodes = list(grid.get_node_ids())

@@ -33,6 +33,7 @@ from fl_server.rounds.secagg_exchange import SecaggExchange
 from fl_server.rounds.sites import Site, SiteGrid, addressed, seeded_sampling
 from fl_server.rounds.strategy_errors import definition, failure
 from strategies.privacy.modes import SecureAggregation
+from strategies.requirements import requirements_of
 from strategies.sampling import Sampler, Uniform
 from strategies.snapshot import forget_tied_to_clients, restore, snapshot
 from strategies.tree_replies import replies_whole
@@ -87,7 +88,7 @@ class RoundLoop:
         self._heard = RepliesSoFar()
         self._memories = ClientState(grid, self._registry)
         self._open: AsyncExchange | None = None
-        if getattr(strategy, "is_asynchronous", False):
+        if requirements_of(strategy).asynchronous:
             self._open = AsyncExchange(grid, self._registry, config.sites, admission.refresh)
 
     def run(
@@ -205,7 +206,8 @@ class RoundLoop:
         with seeded_sampling(child_seed(self._config.seed, "sample", number)):
             asked = self._strategy.configure_train(number, pack_arrays(arrays), config, grid)
         messages = self._memories.addressed(asked)
-        extra: Arrays = getattr(self._strategy, "expected_extra", dict)()
+        expected = requirements_of(self._strategy).expected_extra
+        extra = expected() if expected is not None else {}
         model = self._admission.growing
         growing = (model, replies_whole(self._strategy)) if model is not None else None
         self._heard.num_accepted = 0

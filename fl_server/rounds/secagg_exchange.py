@@ -27,6 +27,7 @@ from strategies.privacy.summands import (
     pooled_stats,
     train_layout,
 )
+from strategies.requirements import requirements_of
 from strategies.wire.messages import CONFIG
 from strategies.wire.records import record_of, unpack_arrays
 from strategies.wire.secagg import (
@@ -86,7 +87,7 @@ class SecaggExchange:
 
     def named(self, strategy: Strategy) -> dict[str, str]:
         """Return what the first messages must say: which sum this is, and how sites weigh in it."""
-        weighting = str(getattr(strategy, "weighting", "examples"))
+        weighting = requirements_of(strategy).weighting or "examples"
         return {SESSION: self.session, WEIGHTING: weighting}
 
     def train(self, messages: Iterable[Message], sent: Arrays, extra: Arrays) -> list[Message]:

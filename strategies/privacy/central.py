@@ -35,6 +35,7 @@ from numpy.typing import NDArray
 from strategies.privacy.accounting import epsilon_of
 from strategies.privacy.modes import CentralAdaptive, CentralFixed
 from strategies.registry import client_update_name
+from strategies.requirements import Requirements
 from strategies.wire.messages import ARRAYS
 from strategies.wire.records import pack_arrays, record_of, unpack_arrays
 from tasks.contract import Arrays
@@ -51,7 +52,7 @@ class CentralDp(Strategy):
         Noised means so far: the unit of the accountant.
     """
 
-    not_saved: ClassVar[tuple[str, ...]] = ("sent_record",)
+    requirements: ClassVar[Requirements] = Requirements(not_saved=("sent_record",))
 
     def __init__(self, strategy: Strategy, mode: CentralFixed | CentralAdaptive) -> None:
         self.strategy = strategy

@@ -5,9 +5,6 @@ from __future__ import annotations
 from flwr.serverapp.strategy import Strategy
 
 from fl_common.errors import ConfigError
-from strategies.cyclic import CyclicWeightTransfer
-from strategies.fedavg import FedAvg
-from strategies.fednova import FedNova
 from strategies.privacy.accounting import require_opacus
 from strategies.privacy.central import CentralDp
 from strategies.privacy.modes import (
@@ -18,8 +15,7 @@ from strategies.privacy.modes import (
     Privacy,
     SecureAggregation,
 )
-from strategies.qfedavg import QFedAvg
-from strategies.requirements import needs_single_updates, unwrapped
+from strategies.requirements import requirements_of
 from strategies.sampling import Sampler
 from tasks.contract import Task, TrainConfig
 
@@ -60,13 +56,14 @@ def check_combination(
         return
     name = type(strategy).__name__
     kind = "secagg" if isinstance(privacy, SecureAggregation) else "central_*"
-    if needs_single_updates(strategy) or _weighs_singly(strategy):
+    needs = requirements_of(strategy)
+    if needs.single_updates or needs.own_weights:
         raise ConfigError(
             f"{name} must see each site's update, and privacy={kind} shows it only their mean; "
             "choose a strategy that averages (fedavg, fedavgm, fedadam, scaffold), or privacy=none"
         )
     if isinstance(privacy, CentralFixed | CentralAdaptive):
-        if _sends_extra(strategy):
+        if needs.expected_extra is not None:
             raise ConfigError(
                 f"{name} sends more than an update; privacy={kind} would leave it without noise"
             )
@@ -125,26 +122,11 @@ def _check_local(strategy: Strategy, task: Task, train: TrainConfig) -> None:
             "train.grad_clip clips a mini-batch's gradient, and privacy=local_dpsgd each row's, "
             "before the noise; set train.grad_clip=null and choose privacy.max_grad_norm"
         )
-    if getattr(strategy, "needs_calibration", False):
+    needs = requirements_of(strategy)
+    if needs.calibration:
         raise ConfigError(
             f"{name} puts the site's class counts into every row's loss, so that a row's gradient "
             "depends on other rows; privacy=local_dpsgd cannot bound that"
         )
-    if isinstance(strategy, QFedAvg):
+    if needs.exact_losses:
         raise ConfigError(f"{name} needs each site's exact loss; privacy=local_dpsgd keeps it")
-
-
-def _weighs_singly(strategy: Strategy) -> bool:
-    """Say whether replies are weighed by more than their number of examples, or asked singly."""
-    return any(
-        isinstance(part, FedNova | CyclicWeightTransfer | QFedAvg)
-        or (isinstance(part, FedAvg) and type(part).weight is not FedAvg.weight)
-        for part in unwrapped(strategy)
-    )
-
-
-def _sends_extra(strategy: Strategy) -> bool:
-    return any(
-        isinstance(part, FedAvg) and type(part).expected_extra is not FedAvg.expected_extra
-        for part in unwrapped(strategy)
-    )

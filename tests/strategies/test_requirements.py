@@ -1,17 +1,34 @@
 """What a strategy asks of a run is checked before any site is asked for anything."""
 
+import numpy as np
 import pytest
 from flwr.serverapp import strategy as flower
 
-from fl_common.errors import ConfigError
+from fl_common.errors import ConfigError, ReplyError
 from fl_server.config.compatibility import check_run
 from fl_server.config.run_config import make_strategy
 from strategies.bulyan import Bulyan
+from strategies.cyclic import CyclicWeightTransfer
 from strategies.fedadam import FedAdam
 from strategies.fedavg import FedAvg
+from strategies.fedbuff import FedBuff
+from strategies.fednova import FedNova
+from strategies.fedper import FedPer
+from strategies.fedprox import FedProx
 from strategies.krum import Krum
-from strategies.requirements import check_sites, needs_single_updates, num_asked
+from strategies.qfedavg import QFedAvg
+from strategies.requirements import (
+    Requirements,
+    check_class,
+    check_sites,
+    check_training,
+    needs_single_updates,
+    num_asked,
+    requirements_of,
+)
 from strategies.sampling import BySize, PowerOfChoice, Stratified, Uniform
+from strategies.scaffold import Scaffold
+from tasks.contract import TrainConfig
 
 HIDING = ["secagg", "central_fixed", "central_adaptive"]
 
@@ -30,7 +47,7 @@ class LooksBelow(Looks):
 class Admits(Looks):
     """Hands the replies on without looking at one."""
 
-    needs_single_updates = False
+    requirements = Requirements(single_updates=False)
 
 
 class AdmitsAbove(Admits):
@@ -52,7 +69,7 @@ class Updates(FedAvg):
 class Wraps(flower.FedAvg):
     """Hands on to another strategy; its own rule looks at nothing."""
 
-    needs_single_updates = False
+    requirements = Requirements(single_updates=False)
 
     def __init__(self, strategy):
         super().__init__()
@@ -81,6 +98,66 @@ def test_own_rules_that_may_look_at_replies_need_them(strategy, needs):
     assert needs_single_updates(strategy) == needs
 
 
+class Sgd(FedAvg):
+    requirements = Requirements(plain_sgd=True, not_saved=("scratch",))
+
+
+class Relaxed(Sgd):
+    """A base's need that this one does not have; what it leaves out the base says."""
+
+    requirements = Requirements(plain_sgd=False, sgd=True)
+
+
+def test_what_a_class_leaves_out_its_bases_say():
+    needs = requirements_of(Relaxed())
+    assert (needs.plain_sgd, needs.sgd, needs.weighting) == (False, True, "examples")
+    assert {"sent_record", "scratch"} <= set(needs.not_saved)
+
+
+def test_wrapped_strategies_count():
+    needs = requirements_of(Wraps(Wraps(FedPer(layers="head.*"))))
+    assert needs.local_layers == "head.*"
+    assert needs.weighting == "examples"
+    assert requirements_of(Wraps(FedBuff())).asynchronous
+    assert requirements_of(Wraps(FedProx(weighting="uniform"))).weighting == "uniform"
+    assert requirements_of(Wraps(Scaffold())).plain_sgd
+    with pytest.raises(ConfigError, match="Scaffold holds for SGD at the sites"):
+        check_training(Wraps(Scaffold()), None, TrainConfig(optimizer="adam"))
+
+
+@pytest.mark.parametrize(
+    ("strategy", "needs"),
+    [
+        (flower.FedXgbBagging(), {"trees": "new", "single_updates": True}),
+        (flower.FedXgbCyclic(), {"trees": "whole", "in_turn": True}),
+        (CyclicWeightTransfer(), {"in_turn": True, "own_weights": True}),
+        (FedNova(momentum=0.5), {"sgd": True, "own_weights": True, "momentum": 0.5}),
+        (QFedAvg(0.1), {"exact_losses": True, "own_weights": True, "single_updates": True}),
+        (Scaffold(), {"tied_to_clients": ("variate",), "own_weights": None}),
+        (Krum(), {"single_updates": True, "weighting": None, "expected_extra": None}),
+    ],
+)
+def test_declarations(strategy, needs):
+    found = requirements_of(strategy)
+    assert {name: getattr(found, name) for name in needs} == needs
+
+
+def test_extra_arrays_and_numbers_of_replies_come_from_the_methods():
+    scaffold = Scaffold()
+    scaffold.variate = {"w": np.ones(2)}
+    assert requirements_of(scaffold).expected_extra()["w"].tolist() == [1, 1]
+    assert requirements_of(FedAvg()).expected_extra is None
+    with pytest.raises(ReplyError, match="at least 3 replies"):
+        requirements_of(Krum()).check_replies(2)
+
+
+@pytest.mark.parametrize("old", ["needs_plain_sgd", "is_asynchronous", "not_saved"])
+def test_needs_declared_as_they_once_were_are_refused_with_the_new_way(old):
+    kind = type("MyRule", (FedAvg,), {old: True})
+    with pytest.raises(ConfigError, match=rf"MyRule: '{old}' is now declared as requirements ="):
+        check_class(kind)
+
+
 @pytest.mark.parametrize("privacy", HIDING)
 def test_rule_that_privacy_would_blind_is_refused(compose, privacy):
     options = [f"privacy={privacy}", f"strategy._target_={__name__}."]
@@ -94,6 +171,7 @@ def test_rule_that_privacy_would_blind_is_refused(compose, privacy):
 def test_wrapper_does_not_hide_what_it_wraps(compose, privacy, inner):
     config = compose(
         f"privacy={privacy}",
+        "train.optimizer=sgd",
         "~strategy.fraction_train",
         f"strategy._target_={__name__}.Wraps",
         f"+strategy.strategy={{_target_:strategies.{inner}}}",

@@ -10,6 +10,7 @@ from fl_server.config.run_config import make_strategy
 from strategies.fedavg import FedAvg
 from strategies.privacy.central import CentralDp
 from strategies.privacy.modes import CentralFixed
+from strategies.requirements import Requirements
 from strategies.snapshot import restore, snapshot
 from strategies.wire.records import pack_arrays, unpack_arrays
 
@@ -17,7 +18,7 @@ from strategies.wire.records import pack_arrays, unpack_arrays
 class Remembers(FedAvg):
     """One attribute of each kind that a strategy may keep."""
 
-    not_saved = (*FedAvg.not_saved, "scratch")
+    requirements = Requirements(not_saved=("scratch",))
 
     def __init__(self):
         super().__init__()
@@ -114,7 +115,7 @@ def test_what_no_checkpoint_holds_is_said_once(caplog):
         snapshot(strategy)
     assert len(caplog.messages) == 2
     assert "Remembers.odd (object) is in no checkpoint" in caplog.messages[0]
-    assert "Remembers.not_saved" in caplog.messages[0]
+    assert "Requirements(not_saved=...) of Remembers" in caplog.messages[0]
 
 
 def test_the_shelf_keeps_nothing_that_no_checkpoint_holds(caplog):
