@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import threading
@@ -16,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fl_common.cli_errors import explained, friendly_errors
 from fl_common.errors import ConfigError, FedleagueError
+from fl_common.logs import log_to_terminal, quieten
 
 CLIENT_KEYS = ("site", "server", "ca", "key", "insecure", "max_wait_seconds", "threads")
 
@@ -96,8 +96,8 @@ def main() -> None:
     """Entry point of ``fl-client``."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
-    logging.basicConfig(format="%(asctime)s %(name)s: %(message)s", level=logging.WARNING)
-    logging.getLogger("fedleague.site").setLevel(logging.INFO)  # what was left out of the data
+    log_to_terminal()
+    quieten()
     _failures.clear()
     with friendly_errors("fl-client"):
         try:

@@ -10,6 +10,7 @@ line and exits with code 2, without a traceback.
     ├── DataError          a site's files: missing, empty, unreadable, wrong values
     │   └── SchemaError    columns or classes that differ from the use case or between sites
     ├── CheckpointError    a run folder that cannot be resumed
+    ├── FileWriteError     a file that cannot be written: the disk is full, or the folder read-only
     ├── PolicyError        the site's own policy refuses what was asked
     ├── EgressError        a reply holds something that may not leave the site
     ├── ReplyError         a site's reply that must not be aggregated
@@ -19,6 +20,8 @@ line and exits with code 2, without a traceback.
 """
 
 from __future__ import annotations
+
+from pathlib import Path
 
 
 class FedleagueError(Exception):
@@ -39,6 +42,23 @@ class SchemaError(DataError):
 
 class CheckpointError(FedleagueError):
     """A run folder cannot be resumed."""
+
+
+class FileWriteError(FedleagueError):
+    """A file cannot be written.
+
+    Parameters
+    ----------
+    path : Path
+    why : str
+        What the message says after the path.
+    reason : str
+        What the system says.
+    """
+
+    def __init__(self, path: Path, why: str, reason: str) -> None:
+        super().__init__(f"{path}: {why}")
+        self.path, self.reason = path, reason
 
 
 class PolicyError(FedleagueError):

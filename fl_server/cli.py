@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import time
@@ -16,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fl_common.cli_errors import explained, friendly_errors
 from fl_common.errors import ConfigError, FedleagueError
+from fl_common.logs import quieten
 
 _failures: list[FedleagueError] = []
 
@@ -23,13 +23,12 @@ _failures: list[FedleagueError] = []
 @hydra.main(version_base="1.3", config_path="pkg://conf", config_name="server")
 def _run(config: DictConfig) -> float | None:
     """Run one job; its score is the return value, which Hydra's sweepers read."""
+    from fl_common.files import write_atomically
     from fl_server.config.compose import strategy_name
     from fl_server.config.run_config import freeze
-    from fl_server.results.checkpoint import write_atomically
-    from fl_server.runtimes.execution import quiet_flower
     from fl_server.runtimes.launch import launch
 
-    quiet_flower()
+    quieten()
     job = HydraConfig.get()
     folder = Path(job.runtime.output_dir)
     try:
@@ -62,8 +61,7 @@ def main() -> None:
     # Hydra prints its own tracebacks and exits with 1 unless asked to raise.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
-    # It logs what it also raises.
-    logging.getLogger("hydra").setLevel(logging.CRITICAL)
+    quieten()
     _failures.clear()
     started = time.time()
     with friendly_errors("fl-server"):

@@ -29,6 +29,7 @@ from omegaconf import OmegaConf
 from safetensors.numpy import save_file
 
 from fl_client import cli as client_cli
+from fl_common import files
 from fl_common.errors import ConfigError
 from fl_server import cli as server_cli
 from fl_server.commands import cli as commands
@@ -506,9 +507,9 @@ def test_disk_that_fills_up_is_one_line(call, monkeypatch):
     def full(descriptor):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(checkpoint.os, "fsync", full)
+    monkeypatch.setattr(files.os, "fsync", full)
     ended = call("fl-server", *GOOD, "board.url=null", "hydra.run.dir=run")
-    assert_refused(ended, "no space left on the disk", "resume=true")
+    assert_refused(ended, "no space left on the disk", "fl-server resume=")
 
 
 @pytest.mark.slow

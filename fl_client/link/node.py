@@ -6,7 +6,6 @@ app bundle of the run) is not even asked for.
 
 from __future__ import annotations
 
-import logging
 import os
 import random
 import threading
@@ -30,6 +29,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from fl_client.link.fleet_http import FleetWire, RefusedError, UnknownNodeError, UnreachableError
 from fl_client.link.fleet_messages import FleetMessages
 from fl_common.errors import LinkError
+from fl_common.logs import quieten
 
 POLL_SECONDS = 20.0
 HEARTBEAT_SECONDS = 8.0
@@ -99,13 +99,6 @@ def run_node(config: NodeConfig, app: ClientApp, *, stop: threading.Event, say: 
         _Node(config, app, wire, stop, say).run()
     finally:
         wire.close()
-
-
-def quieten() -> None:
-    """Keep the logs of Flower and the HTTP client to warnings, unless FEDLEAGUE_DEBUG is set."""
-    level = logging.DEBUG if os.environ.get("FEDLEAGUE_DEBUG") else logging.WARNING
-    for name in ("flwr", "httpx", "httpcore"):
-        logging.getLogger(name).setLevel(level)
 
 
 class _Node:

@@ -22,7 +22,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from fl_client.policy.site import SiteConfig
-from fl_common.errors import DataError
+from fl_common.errors import DataError, FileWriteError
+from fl_common.files import PART, arrays_checksum, write_atomically
 from strategies.wire.job import Job
 from tasks.contract import Arrays
 
@@ -30,7 +31,7 @@ MAX_RUNS = 8
 """Of how many runs the site keeps its memory."""
 
 Records = dict[str, Arrays]
-_SUFFIX, _LEDGER, _PART = ".safetensors", ".epsilon.json", ".part"
+_SUFFIX, _LEDGER = ".safetensors", ".epsilon.json"
 
 log = logging.getLogger("fedleague.site")
 
@@ -88,10 +89,11 @@ class RunMemory:
         path = self._path(number)
         try:
             make_private(self._folder)
-            _replace(path, _encoded(records))
-        except OSError as error:
+            write_atomically(path, _encoded(records), private=True)
+        except (FileWriteError, OSError) as error:
+            why = error.reason if isinstance(error, FileWriteError) else error.strerror
             raise DataError(
-                f"{path}: the site's memory cannot be written ({error.strerror}); make room, or "
+                f"{path}: the site's memory cannot be written ({why}); make room, or "
                 "give another folder, or memory: null, in site.yaml"
             ) from error
         with suppress(OSError):
@@ -112,7 +114,7 @@ class RunMemory:
         source = max((n for n in self._rounds() if n < before), default=number)
         for other in set(self._rounds()) - {number, source}:
             self._path(other).unlink(missing_ok=True)
-        for part in self._folder.glob(f".{self._stem}-*{_PART}"):
+        for part in self._folder.glob(f".{self._stem}-*{PART}"):
             part.unlink(missing_ok=True)
 
     def _drop_old_runs(self) -> None:
@@ -160,7 +162,7 @@ def _encoded(records: Records) -> bytes:
     named = [(record, name) for record, arrays in records.items() for name in arrays]
     flat = {str(i): np.asarray(records[r][n], order="C") for i, (r, n) in enumerate(named)}
     names = json.dumps(named)
-    return bytes(save(flat, metadata={"names": names, "sha256": _checksum(names, flat)}))
+    return bytes(save(flat, metadata={"names": names, "sha256": arrays_checksum(names, flat)}))
 
 
 def _read(path: Path) -> Records:
@@ -168,38 +170,9 @@ def _read(path: Path) -> Records:
         metadata = file.metadata()
         named = json.loads(metadata["names"])
         flat = {str(i): file.get_tensor(str(i)) for i in range(len(named))}
-    if metadata["sha256"] != _checksum(metadata["names"], flat):
+    if metadata["sha256"] != arrays_checksum(metadata["names"], flat):
         raise ValueError("its checksum differs")
     records: Records = {}
     for i, (record, name) in enumerate(named):
         records.setdefault(record, {})[name] = flat[str(i)]
     return records
-
-
-def _checksum(names: str, flat: Arrays) -> str:
-    digest = hashlib.sha256(names.encode())
-    for name, array in flat.items():
-        digest.update(f"{name}{array.dtype.str}{array.shape}".encode())
-        digest.update(np.asarray(array, order="C").tobytes())
-    return digest.hexdigest()
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Write a file so that a power cut leaves the old one or the new one, never a part."""
-    part = path.with_name(f".{path.name}{_PART}")
-    try:
-        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with open(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except OSError:
-        with suppress(OSError):
-            part.unlink()
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

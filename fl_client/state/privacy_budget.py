@@ -10,7 +10,6 @@ from __future__ import annotations
 import fcntl
 import json
 import math
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +20,7 @@ import numpy as np
 from fl_client.policy.policy import Policy
 from fl_client.state.memory import make_private
 from fl_common.errors import PolicyError
+from fl_common.files import write_atomically
 from strategies.privacy.accounting import Release, epsilon_of
 from strategies.site_state import LEDGER, SiteState
 from tasks.contract import TrainConfig
@@ -100,12 +100,8 @@ class FileStore:
 
     def write(self, releases: list[Release]) -> None:
         """Replace the file, on disk before this returns."""
-        temporary = self._path.with_suffix(".tmp")
-        with temporary.open("w", encoding="utf-8") as file:
-            json.dump({"format": 1, "releases": releases}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self._path)
+        text = json.dumps({"format": 1, "releases": releases})
+        write_atomically(self._path, text.encode(), private=True)
 
 
 class StateStore:

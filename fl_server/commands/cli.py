@@ -49,7 +49,7 @@ def predict(
 
     Example: fedleague predict --run runs/breast_cancer/... --data rows.csv --out preds.csv
     """
-    from fl_server.results.checkpoint import write_atomically
+    from fl_common.files import write_atomically
     from fl_server.results.saved_model import load_run_model
 
     if not data.exists():

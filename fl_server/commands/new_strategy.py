@@ -10,7 +10,7 @@ from pathlib import Path
 from string import Template
 
 from fl_common.errors import ConfigError
-from fl_server.results.checkpoint import write_atomically
+from fl_common.files import write_atomically
 
 TEMPLATES = {
     "strategy.py.txt": "{name}.py",

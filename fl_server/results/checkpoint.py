@@ -6,12 +6,8 @@ metadata holds everything else as JSON, and a checksum over both.
 
 from __future__ import annotations
 
-import errno
-import hashlib
 import json
-import os
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +16,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from fl_common.errors import CheckpointError
+from fl_common.errors import CheckpointError, FileWriteError
+from fl_common.files import arrays_checksum, write_atomically
 from fl_server.results.records import RoundRecord, SiteRecord
 from tasks.contract import Arrays, ScoreCard, Scores
 
@@ -77,8 +74,13 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         "order": list(arrays),
     }
     text = json.dumps(state)
-    metadata = {"state": text, "sha256": _checksum(text, arrays)}
-    write_atomically(folder / FILE_NAME, save(arrays, metadata=metadata))
+    metadata = {"state": text, "sha256": arrays_checksum(text, arrays)}
+    try:
+        write_atomically(folder / FILE_NAME, save(arrays, metadata=metadata))
+    except FileWriteError as error:
+        raise CheckpointError(
+            f"{error}; once that is mended, continue with fl-server resume={folder}"
+        ) from None
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
@@ -103,7 +105,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
             arrays = {name: file.get_tensor(name) for name in state["order"]}
     except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
         raise CheckpointError(f"{path}: damaged ({error}); delete it and start anew") from None
-    if _checksum(metadata["state"], arrays) != metadata.get("sha256"):
+    if arrays_checksum(metadata["state"], arrays) != metadata.get("sha256"):
         raise CheckpointError(f"{path}: damaged (checksum differs); delete it and start anew")
     best = _below(arrays, BEST)
     return Checkpoint(
@@ -119,33 +121,6 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     )
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that a reader sees the old one or the new one, never a part.
-
-    Raises
-    ------
-    CheckpointError
-        If the disk is full or the folder cannot be written; the old file is untouched.
-    """
-    part = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(part, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except OSError as error:
-        with suppress(OSError):
-            part.unlink()
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise CheckpointError(
-                f"{path}: no space left on the disk for {len(data)} bytes; free some, then "
-                "continue with resume=true"
-            ) from None
-        raise CheckpointError(f"{path}: cannot be written: {error.strerror}") from None
-
-
 def _plain(record: RoundRecord) -> dict[str, Any]:
     """Do as ``asdict`` does, without copying the values of thousands of sites at every round."""
     sites = [vars(site) for site in record.sites]
@@ -154,14 +129,6 @@ def _plain(record: RoundRecord) -> dict[str, Any]:
 
 def _below(arrays: Mapping[str, Any], prefix: str) -> Arrays:
     return {name[len(prefix) :]: a for name, a in arrays.items() if name.startswith(prefix)}
-
-
-def _checksum(state: str, arrays: Mapping[str, Any]) -> str:
-    digest = hashlib.sha256(state.encode())
-    for name in sorted(arrays):
-        digest.update(name.encode())
-        digest.update(np.asarray(arrays[name], order="C").tobytes())
-    return digest.hexdigest()
 
 
 def _round(raw: dict[str, Any]) -> RoundRecord:

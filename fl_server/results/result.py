@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save
 
+from fl_common.files import write_atomically
 from fl_server.config.run_config import RunConfig
 from fl_server.results.charts import score_curve_svg
-from fl_server.results.checkpoint import write_atomically
 from fl_server.results.records import RoundRecord, RunOutcome
 from fl_server.results.scoring import is_better, scopes
 from tasks.contract import ScoreCard, Scores
@@ -70,7 +70,7 @@ def write_result(config: RunConfig, outcome: RunOutcome, fitted: Mapping[str, An
 
     Raises
     ------
-    CheckpointError
+    FileWriteError
         If the disk is full or the folder cannot be written.
     """
     arrays = {name: np.asarray(a, order="C") for name, a in outcome.arrays.items()}

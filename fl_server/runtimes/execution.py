@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,6 +10,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from fl_common.errors import CheckpointError, ConfigError
+from fl_common.logs import quieten
 from fl_server.config.compatibility import check_strategy
 from fl_server.config.instantiation import make_sampler
 from fl_server.config.run_config import RunConfig, fingerprint, make_strategy
@@ -37,7 +37,7 @@ def execute(grid: Grid, config: RunConfig, progress: Progress | None = None) -> 
     FedleagueError
         Whatever the user can mend, before training where possible.
     """
-    quiet_flower()
+    quieten()
     task = load_task(config.usecase.task, config.schema)
     strategy = make_strategy(config.strategy)
     check_strategy(config, strategy, task)
@@ -99,8 +99,3 @@ def _starting_weights(config: RunConfig, task: Task, model: Model) -> Arrays:
     except Exception as error:
         raise ConfigError(f"weights: {config.weights} does not fit the model: {error}") from None
     return loaded
-
-
-def quiet_flower(level: int = logging.WARNING) -> None:
-    """Keep Flower's own log lines out of the way of ours."""
-    logging.getLogger("flwr").setLevel(level)

@@ -12,11 +12,12 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from fl_common.errors import ConfigError, FedleagueError
+from fl_common.logs import quieten
 from fl_server.config.compatibility import check_run
 from fl_server.config.run_config import RunConfig
 from fl_server.observers.progress import Progress
 from fl_server.results.records import RunOutcome
-from fl_server.runtimes.execution import execute, quiet_flower
+from fl_server.runtimes.execution import execute
 from fl_server.runtimes.simulated_sites import simulated_site, write_simulated_sites
 from fl_server.runtimes.simulation import CLIENT_APP, InProcessGrid, load_client_app
 from strategies.wire.job import Job
@@ -113,7 +114,7 @@ def _ray(config: RunConfig) -> RunOutcome:
         "num_gpus": config.runtime["gpus_per_client"],
     }
     # Errors still show; Flower's notice that run_simulation is deprecated does not.
-    quiet_flower(logging.ERROR)
+    quieten(logging.ERROR)
     run_simulation(
         server,
         load_client_app(CLIENT_APP),

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
-import os
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -21,7 +19,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from fl_common.errors import LinkError
+from fl_common.errors import FileWriteError, LinkError
+from fl_common.files import write_atomically
 
 _DAY = datetime.timedelta(days=1)
 
@@ -277,13 +276,7 @@ def _refuse_existing(paths: Iterable[Path], *, force: bool) -> None:
 
 
 def _write(path: Path, content: bytes, *, private: bool = False) -> None:
-    """Write a file in one step, so that no reader ever sees a private key with a wider mode."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(descriptor, "wb") as file:
-            os.fchmod(file.fileno(), 0o600 if private else 0o644)
-            file.write(content)
-        Path(temporary).replace(path)
-    except OSError as error:
-        raise LinkError(f"{path}: cannot be written ({error.strerror})") from error
+        write_atomically(path, content, private=private)
+    except FileWriteError as error:
+        raise LinkError(f"{path}: cannot be written ({error.reason})") from error

@@ -36,12 +36,12 @@ from flwr.superlink.config_loader import SuperLinkLifespanConfig
 from flwr.superlink.main import create_app
 
 from fl_common.errors import LinkError
+from fl_common.logs import quieten
 from fl_server.superlink.fab import build_stub
 from fl_server.superlink.fleet_middleware import FleetMiddleware
 from fl_server.superlink.grid import StreamingGrid
 from fl_server.superlink.keys import check_issuer, read_public_keys
 from fl_server.superlink.link_state import WatchedLinkState
-from fl_server.superlink.logs import quieten
 from fl_server.superlink.object_store import AtomicObjectStore
 
 

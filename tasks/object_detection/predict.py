@@ -7,13 +7,13 @@ reads it as a data set, and its list of annotations as results (``COCO.loadRes``
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fl_common.errors import DataError
+from fl_common.errors import DataError, FileWriteError
+from fl_common.files import write_atomically
 from tasks.images.image_refs import FileImage
 from tasks.images.issues import ImageReport
 from tasks.images.read import BadImageError
@@ -83,12 +83,12 @@ class CocoDetections:
         DataError
             If it cannot be written.
         """
-        partial = out.with_name(f".{out.name}.part")
+        if not out.parent.is_dir():
+            raise DataError(f"{out}: cannot be written: there is no folder {out.parent}")
         try:
-            partial.write_text(self.to_text(), encoding="utf-8")
-            os.replace(partial, out)
-        except OSError as error:
-            raise DataError(f"{out}: cannot be written: {error.strerror}") from None
+            write_atomically(out, self.to_text().encode())
+        except FileWriteError as error:
+            raise DataError(str(error)) from None
         boxes = len(self.content["annotations"])
         return "\n".join([f"{boxes} boxes in {len(self)} pictures: {out}", *self.notes])
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,8 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from fl_common.errors import DataError
+from fl_common.errors import DataError, FileWriteError
+from fl_common.files import write_atomically
 from tasks.images.image_refs import FileImage, ImageRef
 from tasks.images.pixels import Geometry
 from tasks.semantic_segmentation.masks import Classes, palette_image
@@ -104,13 +104,9 @@ class MaskFolder:
             for name, mask in self.masks():
                 buffer = io.BytesIO()
                 palette_image(mask, self.schema).save(buffer, "PNG")
-                path = out / name
-                path.parent.mkdir(parents=True, exist_ok=True)
-                partial = path.with_name(f".{path.name}.part")
-                partial.write_bytes(buffer.getvalue())
-                os.replace(partial, path)
-        except OSError as error:
-            raise DataError(f"{out}: cannot be written: {error.strerror}") from None
+                write_atomically(out / name, buffer.getvalue())
+        except FileWriteError as error:
+            raise DataError(str(error)) from None
         return f"{len(self)} masks: {out}"
 
 

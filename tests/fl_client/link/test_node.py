@@ -333,7 +333,8 @@ STOCK_SERVER = """
 import sys, threading, time
 import uvicorn
 from fl_server.superlink.grid import StreamingGrid
-from fl_server.superlink.serve import LinkConfig, _create_app, _start_run, quieten
+from fl_common.logs import quieten
+from fl_server.superlink.serve import LinkConfig, _create_app, _start_run
 from flwr.app import ConfigRecord, Message, RecordDict
 quieten()
 app, state = _create_app(LinkConfig(), supernode_auth=False)
