@@ -30,7 +30,6 @@ from flwr.supercore.run import Run
 
 from fl_server.superlink.link_state import ReplyOutcome, WatchedLinkState
 from fl_server.superlink.object_store import object_ids
-from fl_server.superlink.traffic import Traffic
 
 SWEEP_SECONDS = 1.0
 """How long a node's silence or an expired upload may go unnoticed; all else is an event."""
@@ -47,16 +46,10 @@ class StreamingGrid(Grid):
         The run that messages belong to.
     address : str (default: "")
         Where the Fleet API listens, `host:port`.
-
-    Attributes
-    ----------
-    traffic : Traffic
-        What went over the wire since the last `traffic.reset()`.
     """
 
     def __init__(self, state: WatchedLinkState, run: Run, address: str = "") -> None:
         self.address = address
-        self.traffic = Traffic()
         self._state = state
         self._run = run
 
@@ -132,13 +125,11 @@ class StreamingGrid(Grid):
             prepared = [self._prepare(message) for message in self._with_ids(messages)]
         # Visible to the sites only now: none can take away content that a later message shares.
         message_ids = []
-        for message, size in prepared:
+        for message in prepared:
             known = message.metadata.dst_node_id in self._state.nodes
             message_id = self._state.store_message_ins(message) if known else None
             if message_id is None:
                 self._state.withdraw([message.metadata.message_id])
-            else:
-                self.traffic.add(message.metadata.dst_node_id, sent=size)
             message_ids.append(message_id or "")
         return message_ids
 
@@ -149,8 +140,8 @@ class StreamingGrid(Grid):
             message.metadata.__dict__["_message_id"] = message.object_id
         return listed
 
-    def _prepare(self, message: Message) -> tuple[Message, int]:
-        """Store a message's objects; return it without content, and its size in bytes."""
+    def _prepare(self, message: Message) -> Message:
+        """Store a message's objects; return it without content."""
         store = self._state.object_store
         tree = get_object_tree(message)
         missing = set(store.preregister(self._run.run_id, tree))
@@ -158,8 +149,7 @@ class StreamingGrid(Grid):
             objects: dict[str, InflatableObject] = get_all_nested_objects(message)
             for object_id in missing:
                 store.put(object_id, objects[object_id].deflate())
-        size = sum(len(store.get(i) or b"") for i in object_ids(tree))
-        return make_message(metadata=message.metadata, content=RecordDict()), size
+        return make_message(metadata=message.metadata, content=RecordDict())
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
         """Take the replies that are complete by now."""
@@ -226,7 +216,6 @@ class StreamingGrid(Grid):
             metadata = stored.metadata
             tree = state.object_store.get_object_tree(metadata.message_id)
             contents = {i: state.object_store.get(i) or b"" for i in object_ids(tree)}
-            self.traffic.add(owed.dst_node_id, received=sum(map(len, contents.values())))
             state.withdraw([message_id])
             reply = cast(Message, inflate_object_from_contents(metadata.message_id, contents))
             if reply.has_error():

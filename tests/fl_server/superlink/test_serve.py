@@ -134,7 +134,6 @@ def test_replies_come_one_by_one_and_content_is_shared(start_site):
         assert next(replies).metadata.src_node_id == slow
         assert next(replies, None) is None
 
-        grid.traffic.reset()
         store = grid._state.object_store
         puts = []
         put, store.put = store.put, lambda i, content: (puts.append(i), put(i, content))
@@ -147,8 +146,6 @@ def test_replies_come_one_by_one_and_content_is_shared(start_site):
             del store.put
         # Equal content is one object even where it is not shared; each message is its own.
         assert unshared == len(puts) - unshared == 6
-        assert set(grid.traffic.per_node) == {slow, fast}
-        assert grid.traffic.bytes_sent == sum(sent for sent, _ in grid.traffic.per_node.values())
 
 
 @pytest.mark.slow
@@ -329,7 +326,6 @@ def test_large_arrays_make_the_round_trip(start_site):
         for reply in _ask(grid, content, timeout=60):
             np.testing.assert_array_equal(reply.content["arrays"]["w"].numpy(), sent + 1)
         print(f"\n47 MB to and from 2 clients: {time.monotonic() - start:.2f} s")
-        assert grid.traffic.bytes_received > 2 * 4 * size
 
 
 @pytest.mark.slow
