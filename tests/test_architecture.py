@@ -143,6 +143,31 @@ def test_library_stays_behind_its_fence(trees, library):
     assert outside == []
 
 
+FLOWER_PUBLIC = ("app", "clientapp", "serverapp")
+FLOWER_PRIVATE = {
+    "fl_server/superlink/": "the Fleet API",
+    "fl_client/link/": "the Fleet API",
+    "fl_server/runtimes/": "Run and TaskIdentity of an engine; run_simulation of Ray",
+    "fl_server/rounds/sites.py": "Run, in the signature of a Grid",
+    "fl_server/rounds/exchange.py": "ErrorCode of a lost node",
+    "strategies/privacy/masking.py": "the primitives of SecAgg+",
+}
+"""Where names of Flower are used that it does not promise to keep, and which."""
+
+
+def test_private_names_of_flower_stay_in_few_places(trees):
+    outside = [
+        f"{path}: {node.module}"
+        for path, tree in trees.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        and (node.module or "").startswith("flwr.")
+        and (node.module or "").split(".")[1] not in FLOWER_PUBLIC
+        and not path.startswith(tuple(FLOWER_PRIVATE))
+    ]
+    assert outside == []
+
+
 @pytest.mark.parametrize("library", sorted(LAZY))
 def test_optional_package_is_not_imported_with_a_module(trees, library):
     assert [path for path, tree in trees.items() if library in imported_at_once(tree)] == []

@@ -1,1 +1,1 @@
-"""The client's side of Flower's Fleet API; sole user of Flower's private names here."""
+"""The client's side of Flower's Fleet API, on names of Flower that it does not promise to keep."""

@@ -1,1 +1,1 @@
-"""The server's side of Flower's Fleet API; sole user of Flower's private names here."""
+"""The server's side of Flower's Fleet API, on names of Flower that it does not promise to keep."""

@@ -1,8 +1,6 @@
 """A Flower Grid that hands over each reply as it arrives.
 
 It works on the link state in this process, without a socket in between, and waits on events.
-Together with `superlink`, `linkstate`, `gate` and `fab` it is the only user of Flower's private
-names on the server; `tests/contracts/test_flower_private_api.py` pins them.
 """
 
 from __future__ import annotations
