@@ -17,7 +17,7 @@ import yaml
 from safetensors.numpy import load_file
 
 from fl_server.superlink.keys import new_certificates, new_node_key
-from tasks.images.issues import ImageReport
+from tasks.images.issues import ImageIssues
 from tasks.object_detection.yolo import read_yolo
 from tests.tasks.image_classification import conftest as classes
 from tests.tasks.object_detection.conftest import Site as BoxSite
@@ -69,7 +69,7 @@ def data_yaml(root):
 
 
 def coco(root):
-    rows = read_yolo(write_shapes(root, 20, seed=1), SHAPES, ImageReport())
+    rows = read_yolo(write_shapes(root, 20, seed=1), SHAPES, ImageIssues())
     content = {"images": [], "annotations": [], "categories": []}
     content["categories"] = [{"id": 5 - i, "name": name} for i, name in enumerate(SHAPES)]
     for number, raw in enumerate(rows):
@@ -83,7 +83,7 @@ def coco(root):
 
 
 def voc(root):
-    rows = list(read_yolo(write_shapes(root, 20, seed=2), SHAPES, ImageReport()))
+    rows = list(read_yolo(write_shapes(root, 20, seed=2), SHAPES, ImageIssues()))
     (root / "data.yaml").unlink()
     (root / "images").rename(root / "JPEGImages")
     shutil.rmtree(root / "labels")

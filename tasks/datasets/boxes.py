@@ -15,7 +15,7 @@ from pathlib import Path
 from fl_common.errors import DataError
 from tasks.datasets.folder import data_root
 from tasks.images.datasets import ImageDataset
-from tasks.images.issues import ImageReport
+from tasks.images.issues import ImageIssues
 from tasks.object_detection.annotations import RawImage
 from tasks.object_detection.voc import read_voc
 from tasks.object_detection.yolo import read_yolo
@@ -31,8 +31,8 @@ def blood_cells() -> ImageDataset:
     """
     folder = _folder("bccd", "BCCD")
 
-    def records(report: ImageReport) -> Iterator[RawImage]:
-        return read_voc(folder, report)
+    def records(issues: ImageIssues) -> Iterator[RawImage]:
+        return read_voc(folder, issues)
 
     return ImageDataset("blood_cells", "object_detection", CELLS, records)
 
@@ -45,8 +45,8 @@ def aerial_cars() -> ImageDataset:
     """
     folder = _folder("aerial_cars_kit", "images").parent
 
-    def records(report: ImageReport) -> Iterator[RawImage]:
-        for raw in read_yolo(folder, VEHICLES, report):
+    def records(issues: ImageIssues) -> Iterator[RawImage]:
+        for raw in read_yolo(folder, VEHICLES, issues):
             stem = Path(raw.image.name).stem
             sequence = "MunichStreet02" if stem.startswith("MunichStreet02") else "MOS"
             yield replace(raw, groups={"sequence": sequence})

@@ -17,9 +17,9 @@ from PIL import Image, ImageFilter
 
 from tasks.images.datasets import ImageDataset
 from tasks.images.image_refs import GeneratedImage
-from tasks.images.issues import ImageReport
-from tasks.semantic_segmentation.data import RawScene
+from tasks.images.issues import ImageIssues
 from tasks.semantic_segmentation.masks import GeneratedMask
+from tasks.semantic_segmentation.scenes import RawScene
 
 Floats = NDArray[np.float64]
 
@@ -42,7 +42,7 @@ _STAINS = (
 def cell_masks() -> ImageDataset:
     """Return 240 pictures of 64 x 64 pixels; the column ``laboratory`` is where it was stained."""
 
-    def records(report: ImageReport) -> Iterator[RawScene]:
+    def records(issues: ImageIssues) -> Iterator[RawScene]:
         for index in range(NUM_PICTURES):
             image = GeneratedImage(NAME, index, SIDE, SIDE, draw)
             laboratory = LABORATORIES[index % len(LABORATORIES)]

@@ -26,7 +26,7 @@ from PIL import Image
 from tasks.datasets.crowd_shapes import CLASSES, KINDS, outline_box
 from tasks.images.datasets import ImageDataset
 from tasks.images.image_refs import GeneratedImage
-from tasks.images.issues import ImageReport
+from tasks.images.issues import ImageIssues
 from tasks.object_detection.annotations import RawImage
 
 Floats = NDArray[np.float64]
@@ -113,7 +113,7 @@ class Scene:
 def crowd_detection() -> ImageDataset:
     """Return 800 scenes of 320 x 320 pixels with the column ``place``."""
 
-    def records(report: ImageReport) -> Iterator[RawImage]:
+    def records(issues: ImageIssues) -> Iterator[RawImage]:
         return (scene_record(index) for index in range(NUM_SCENES))
 
     return ImageDataset(NAME, "object_detection", CLASSES, records)

@@ -22,7 +22,7 @@ from PIL import Image, ImageFilter
 from tasks.image_classification.pictures import RawPicture
 from tasks.images.datasets import ImageDataset
 from tasks.images.image_refs import GeneratedImage
-from tasks.images.issues import ImageReport
+from tasks.images.issues import ImageIssues
 
 Floats = NDArray[np.float64]
 
@@ -40,7 +40,7 @@ _OVERSAMPLE = 2
 def mammography() -> ImageDataset:
     """Return 1,000 grey pictures of 64 x 64 pixels; the column ``density`` is the tissue's."""
 
-    def records(report: ImageReport) -> Iterator[RawPicture]:
+    def records(issues: ImageIssues) -> Iterator[RawPicture]:
         for index in range(NUM_PICTURES):
             image = GeneratedImage(NAME, index, SIDE, SIDE, draw)
             label, density = CLASSES[int(is_malignant(index))], DENSITIES[_density(index)]

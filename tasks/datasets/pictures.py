@@ -21,7 +21,7 @@ from tasks.datasets.folder import data_root
 from tasks.image_classification.pictures import RawPicture
 from tasks.images.arrays import ArrayImage, PictureRows, picture_rows, read_npz_array
 from tasks.images.datasets import ImageDataset
-from tasks.images.issues import ImageReport
+from tasks.images.issues import ImageIssues
 
 TASK = "image_classification"
 DIGITS = tuple(str(digit) for digit in range(10))
@@ -32,7 +32,7 @@ RADIOGRAPHS = ("pneumoniamnist_subset", "pneumoniamnist_varun_imbalanced.npz")
 def digits() -> ImageDataset:
     """Handwritten digits: 1,797 grey pictures of 8 x 8 pixels."""
 
-    def records(report: ImageReport) -> Iterator[RawPicture]:
+    def records(issues: ImageIssues) -> Iterator[RawPicture]:
         bunch = load_digits()
         pixels = np.rint(bunch.images * (255.0 / 16.0)).astype(np.uint8)
         yield from _rows("digits", PictureRows(pixels), bunch.target, DIGITS, "all")
@@ -47,7 +47,7 @@ def chest_xray() -> ImageDataset:
     """
     path = _file(*RADIOGRAPHS)
 
-    def records(report: ImageReport) -> Iterator[RawPicture]:
+    def records(issues: ImageIssues) -> Iterator[RawPicture]:
         for part in ("train", "val", "test"):
             pixels = picture_rows(read_npz_array(path, f"{part}_images"), str(path))
             labels = read_npz_array(path, f"{part}_labels").reshape(-1)

@@ -26,15 +26,16 @@ from tasks.contract import (
 from tasks.image_classification.data import ImageData, read_site
 from tasks.image_classification.export import export_site
 from tasks.image_classification.models import ImageClassifier, build_model
-from tasks.image_classification.pictures import TRAIN, read_pictures
+from tasks.image_classification.pictures import read_pictures
 from tasks.image_classification.preprocess import fit_pictures, prepare
 from tasks.image_classification.preview import contact_sheet
 from tasks.image_classification.schema import ImageSchema
 from tasks.images.dp_compat import require_private
-from tasks.images.issues import ImageReport
+from tasks.images.issues import ImageIssues
 from tasks.images.loader import PixelLoader
 from tasks.images.network_helpers import seeded
 from tasks.images.preprocess import fitted_values
+from tasks.images.site_reader import TRAIN
 from tasks.images.weights import start_from_file
 from tasks.metrics import classification_stats, finalise_classification
 from tasks.networks.dp_sgd import train_privately
@@ -181,9 +182,9 @@ class ImageClassification:
             If there are no pictures, or one cannot be read.
         """
         network = cast(ImageClassifier, model)
-        report = ImageReport()
-        pictures = list(read_pictures(rows, self.schema, report, TRAIN, labelled=False))
-        report.check(str(rows))
+        issues = ImageIssues()
+        pictures = list(read_pictures(rows, self.schema, issues, TRAIN, labelled=False))
+        issues.check(str(rows))
         if not pictures:
             raise DataError(f"{rows}: no pictures; give a folder, a manifest or an .npz file")
         loader = PixelLoader([p.image for p in pictures], network.preprocess.geometry)

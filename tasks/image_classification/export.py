@@ -30,7 +30,7 @@ def _table(pictures: Sequence[Picture], schema: ImageSchema, folder: Path) -> pd
     rows = []
     for number, picture in enumerate(pictures):
         row = dict(picture.groups)
-        row[schema.id_column] = write_picture(picture.image, folder, number).name
+        row[schema.id_column] = write_picture(picture.image_ref, folder, number).name
         row[schema.label_column] = schema.classes[picture.label]
         rows.append(row)
     first = [schema.id_column, schema.label_column]

@@ -26,10 +26,10 @@ from fl_common.words import canonical, suggest
 from tasks.image_classification.schema import ImageSchema
 from tasks.images.arrays import ArrayImage, npz_names, picture_rows, read_npz_array
 from tasks.images.image_refs import FileImage, ImageRef
-from tasks.images.issues import ImageReport
+from tasks.images.issues import ImageIssues
+from tasks.images.site_reader import HOLDOUT, TRAIN
 from tasks.sites.folders import PICTURE_SUFFIXES, files_below
 
-TRAIN, HOLDOUT = "train", "holdout"
 _PARTS = {TRAIN: ("train", "val"), HOLDOUT: ("test",)}
 
 
@@ -52,7 +52,7 @@ class RawPicture:
 
 
 def read_pictures(
-    path: Path, schema: ImageSchema, report: ImageReport, split: str, *, labelled: bool = True
+    path: Path, schema: ImageSchema, issues: ImageIssues, split: str, *, labelled: bool = True
 ) -> Iterator[RawPicture]:
     """Yield the pictures of a source; without labels if ``labelled`` is false.
 
@@ -67,7 +67,7 @@ def read_pictures(
     if path.is_dir():
         return _folder(path, schema, split, labelled=labelled)
     if suffix == ".csv":
-        return _manifest(path, schema, report, labelled=labelled)
+        return _manifest(path, schema, issues, labelled=labelled)
     if suffix == ".npz":
         return _npz(path, schema, split, labelled=labelled)
     if suffix in PICTURE_SUFFIXES and not labelled:
@@ -105,7 +105,7 @@ def _folder(path: Path, schema: ImageSchema, split: str, *, labelled: bool) -> I
 
 
 def _manifest(
-    path: Path, schema: ImageSchema, report: ImageReport, *, labelled: bool
+    path: Path, schema: ImageSchema, issues: ImageIssues, *, labelled: bool
 ) -> Iterator[RawPicture]:
     try:
         frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
@@ -124,7 +124,7 @@ def _manifest(
         name = str(row[schema.id_column]).strip()
         if not name or name in seen:
             kind = "duplicate_name" if name else "bad_label"
-            report.add(kind, path, f"row {number}: {schema.id_column} '{name}'")
+            issues.add(kind, path, f"row {number}: {schema.id_column} '{name}'")
             continue
         seen.add(name)
         groups = {str(k): canonical(v) for k, v in row.items() if k not in special}
@@ -135,7 +135,7 @@ def _manifest(
     for folder in sorted({file.parent for file in files}):
         for file in sorted(folder.iterdir() if folder.is_dir() else ()):
             if file.suffix.lower() in PICTURE_SUFFIXES and file not in files:
-                report.add("unlisted", file)
+                issues.add("unlisted", file)
 
 
 def _located(manifest: Path, name: str) -> Path:

@@ -48,7 +48,7 @@ def _chosen(labels: NDArray[np.int64], max_images: int) -> list[int]:
 
 
 def _tile(picture: Picture, classes: Sequence[str]) -> Tile:
-    image = picture.image.load()
-    name = Path(picture.image.name).name[-30:]
+    image = picture.image_ref.load()
+    name = Path(picture.image_ref.name).name[-30:]
     caption = f"{class_name(picture.label, classes)}  {name}  {image.width}x{image.height}"
     return Tile(fitted(image), caption, [picture.label], picture.label)

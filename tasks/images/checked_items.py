@@ -10,14 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl_common.errors import DataError
-from tasks.images.issues import ImageReport
+from tasks.images.issues import ImageIssues
 
 T = TypeVar("T")
-DATASET = "dataset:"
 
 
 @dataclass(frozen=True)
-class Pool(Generic[T]):
+class CheckedItems(Generic[T]):
     """Usable pictures and what the operator should know of the others.
 
     Parameters
@@ -35,30 +34,18 @@ class Pool(Generic[T]):
         return tuple(self.items[i] for i in rows)
 
 
-def usable(
-    name: str, found: Iterable[T | None], report: ImageReport, *, ordered: bool = False
-) -> Pool[T]:
-    """Gather the pictures that passed their check; those that did not are in ``report``.
+def checked_items(
+    name: str, found: Iterable[T | None], issues: ImageIssues, *, ordered: bool = False
+) -> CheckedItems[T]:
+    """Gather the pictures that passed their check; those that did not are in ``issues``.
 
     Raises
     ------
     DataError
-        If the report's policy refuses, or nothing is left.
+        If the policy refuses, or nothing is left.
     """
     items = tuple(item for item in found if item is not None)
-    report.check(name)
+    issues.check(name)
     if not items:
-        raise DataError(f"{name}: no usable picture; {'; '.join(report.notes()) or 'add some'}")
-    return Pool(items, tuple(report.notes()), ordered)
-
-
-def require_two(pool: Pool[T], origin: str, site: str) -> None:
-    """Refuse a site that has nothing to hold out.
-
-    Raises
-    ------
-    DataError
-        If there is one picture only.
-    """
-    if len(pool.items) < 2:
-        raise DataError(f"{origin}: site '{site}' has one picture; it needs at least 2")
+        raise DataError(f"{name}: no usable picture; {'; '.join(issues.notes()) or 'add some'}")
+    return CheckedItems(items, tuple(issues.notes()), ordered)

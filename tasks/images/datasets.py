@@ -13,7 +13,7 @@ from typing import Any
 
 from fl_common.errors import ConfigError
 from fl_common.words import suggest
-from tasks.images.issues import ImageReport
+from tasks.images.issues import ImageIssues
 
 _READERS: dict[str, str] = {
     "aerial_cars": "tasks.datasets.boxes:aerial_cars",
@@ -36,8 +36,8 @@ class ImageDataset:
         Public name of the task that it is for.
     classes : tuple of str
     records : callable
-        From a report to the set's records, unchecked and in a fixed order; what a record is
-        depends on the task (``object_detection``: ``tasks.object_detection.annotations.RawImage``).
+        From a collection of issues to the set's records, unchecked and in a fixed order; what a
+        record is depends on the task (``tasks.object_detection.annotations.RawImage``, say).
     ordered : bool
         Neighbouring records are alike (frames of a film): the holdout is a site's last records
         instead of a random draw.
@@ -46,7 +46,7 @@ class ImageDataset:
     name: str
     task: str
     classes: tuple[str, ...]
-    records: Callable[[ImageReport], Iterable[Any]]
+    records: Callable[[ImageIssues], Iterable[Any]]
     ordered: bool = False
 
 

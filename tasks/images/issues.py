@@ -33,6 +33,7 @@ DESCRIPTIONS = {
     "label_without_image": "labels have no image",
     "image_without_label": "images have no label file; taken as background",
     "unlisted": "images have no row in the manifest; not used",
+    "not_in_json": "images are listed in no JSON file; not used",
     "background": "images hold no object",
     "bad_label": "labels cannot be parsed",
     "unknown_class": "objects are of a class that the use case does not have",
@@ -63,6 +64,7 @@ NEUTRAL = frozenset(
         "exif_rotated",
         "image_without_label",
         "unlisted",
+        "not_in_json",
         "background",
         "ignored_class",
         "crowd",
@@ -109,7 +111,7 @@ class Issue:
 
 
 @dataclass
-class ImageReport:
+class ImageIssues:
     """Collect a site's issues while its files are read.
 
     Parameters
@@ -125,7 +127,7 @@ class ImageReport:
     """
 
     on_invalid: str = "refuse"
-    issues: list[Issue] = field(default_factory=list)
+    found: list[Issue] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
@@ -135,8 +137,8 @@ class ImageReport:
     def add(self, kind: str, file: object, detail: str = "") -> None:
         """Record one finding."""
         self.counts[kind] += 1
-        if len(self.issues) < MAX_ISSUES:
-            self.issues.append(Issue(kind, str(file), detail))
+        if len(self.found) < MAX_ISSUES:
+            self.found.append(Issue(kind, str(file), detail))
 
     @property
     def num_bad(self) -> int:
@@ -168,7 +170,7 @@ class ImageReport:
         for kind, count in self.counts.items():
             if (kind not in NEUTRAL) is not bad:
                 continue
-            named = [str(issue) for issue in self.issues if issue.kind == kind][:MAX_NAMED]
+            named = [str(issue) for issue in self.found if issue.kind == kind][:MAX_NAMED]
             more = ", ..." if count > len(named) else ""
             lines.append(f"{count} {DESCRIPTIONS.get(kind, kind)} ({', '.join(named)}{more})")
         return lines

@@ -1,7 +1,7 @@
 """One picture's labels as a file gives them, and the checks that make them usable.
 
 Every reader yields ``RawImage``; ``checked_item`` turns it into a ``DetectionItem`` or leaves it
-out, and writes every finding to the report.
+out, and adds every finding to the issues.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tasks.images.image_refs import ImageRef
-from tasks.images.issues import ImageReport
-from tasks.images.read import BadImageError, ImageFacts
+from tasks.images.issues import ImageIssues
+from tasks.images.read import ImageFacts
 from tasks.object_detection.schema import DetectionSchema
 
 CLIP_TOLERANCE = 1e-3
@@ -93,35 +93,28 @@ class DetectionItem:
 
 
 def checked_item(
-    raw: RawImage, schema: DetectionSchema, report: ImageReport
+    raw: RawImage, facts: ImageFacts, schema: DetectionSchema, issues: ImageIssues
 ) -> DetectionItem | None:
-    """Decode the picture once, check its boxes, and report every finding.
+    """Check a picture's boxes against its size, and report every finding.
 
     Returns
     -------
     DetectionItem or None
-        None if the picture itself cannot be used.
+        None if the annotation is of a picture of another size.
     """
-    try:
-        facts = raw.image.inspect()
-    except BadImageError as error:
-        report.add(error.kind, raw.image.name, error.detail)
-        return None
-    for kind in facts.conversions:
-        report.add(kind, raw.image.name)
     if raw.size is not None and raw.size != (facts.width, facts.height):
         stated = f"{raw.size[0]} x {raw.size[1]}"
         detail = f"says {stated}, {raw.image.name} has {facts.width} x {facts.height} pixels"
-        report.add("size_mismatch", raw.label_file, detail)
+        issues.add("size_mismatch", raw.label_file, detail)
         return None
-    boxes, labels = _checked_boxes(raw, facts, schema, report)
+    boxes, labels = _checked_boxes(raw, facts, schema, issues)
     if not len(boxes):
-        report.add("background", raw.image.name)
+        issues.add("background", raw.image.name)
     return DetectionItem(raw.image, boxes, labels, facts.width, facts.height, raw.groups)
 
 
 def _checked_boxes(
-    raw: RawImage, facts: ImageFacts, schema: DetectionSchema, report: ImageReport
+    raw: RawImage, facts: ImageFacts, schema: DetectionSchema, issues: ImageIssues
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     limits = np.array([facts.width, facts.height] * 2, dtype=np.float64)
     corners = raw.boxes.reshape(-1, 4) * (limits if raw.relative else 1.0)
@@ -143,7 +136,7 @@ def _checked_boxes(
                 kind, detail = "box_clipped", _shown(corners[row])
         if kind:
             where = f"{raw.places[row]} {detail}".strip()
-            report.add(kind, raw.label_file, where)
+            issues.add(kind, raw.label_file, where)
     rows = list(kept.values())
     labels = np.array([key[0] for key in kept], dtype=np.int64)
     return inside[rows].reshape(-1, 4), labels

@@ -20,7 +20,7 @@ import numpy as np
 
 from fl_common.errors import DataError
 from tasks.images.image_refs import FileImage
-from tasks.images.issues import ImageReport
+from tasks.images.issues import ImageIssues
 from tasks.images.read import MAX_PIXELS
 from tasks.object_detection.annotations import RawImage
 from tasks.sites.folders import PICTURE_SUFFIXES
@@ -57,7 +57,7 @@ def is_coco(path: Path) -> bool:
     return path.suffix.lower() == ".json"
 
 
-def open_coco(path: Path, report: ImageReport, *, labels: bool = True) -> CocoFile:
+def open_coco(path: Path, issues: ImageIssues, *, labels: bool = True) -> CocoFile:
     """Read and check a file's pictures and categories.
 
     Parameters
@@ -78,17 +78,17 @@ def open_coco(path: Path, report: ImageReport, *, labels: bool = True) -> CocoFi
         if key is not None:
             categories[key] = str(row.get("name"))
         elif labels:
-            report.add("bad_label", path, f"category {position} has the id {_shown(row.get('id'))}")
-    images = _images(content["images"], path, report)
+            issues.add("bad_label", path, f"category {position} has the id {_shown(row.get('id'))}")
+    images = _images(content["images"], path, issues)
     pictures = {key: _find(path, image["file_name"]) for key, image in images.items()}
     return CocoFile(path, categories, images, pictures, content["annotations"])
 
 
 def read_coco(
-    file: CocoFile, report: ImageReport, max_pixels: int = MAX_PIXELS
+    file: CocoFile, issues: ImageIssues, max_pixels: int = MAX_PIXELS
 ) -> Iterator[RawImage]:
     """Yield every picture of the file with its labels."""
-    by_image = _annotations(file, report)
+    by_image = _annotations(file, issues)
     for key, image in file.images.items():
         rows, picture = by_image[key], file.pictures[key]
         yield RawImage(
@@ -100,6 +100,8 @@ def read_coco(
             size=_size(image),
             groups={"folder": picture.parent.name},
         )
+    for stray in unlisted(file):
+        issues.add("not_in_json", stray)
 
 
 def unlisted(file: CocoFile) -> list[Path]:
@@ -114,7 +116,7 @@ def unlisted(file: CocoFile) -> list[Path]:
         if other != file.path:
             with suppress(DataError):  # some other JSON
                 strays.difference_update(
-                    open_coco(other, ImageReport(), labels=False).pictures.values()
+                    open_coco(other, ImageIssues(), labels=False).pictures.values()
                 )
     return sorted(strays)
 
@@ -138,7 +140,7 @@ def _content(path: Path, needed: tuple[str, ...]) -> dict[str, list[dict[str, An
 
 
 def _images(
-    rows: list[dict[str, Any]], path: Path, report: ImageReport
+    rows: list[dict[str, Any]], path: Path, issues: ImageIssues
 ) -> dict[Key, dict[str, Any]]:
     """Return images by id; a second one of an id or a file name is reported and left out."""
     images: dict[Key, dict[str, Any]] = {}
@@ -146,9 +148,9 @@ def _images(
     for position, row in enumerate(rows):
         name, key = row.get("file_name"), _key(row.get("id"))
         if not isinstance(name, str) or key is None:
-            report.add("bad_label", path, f"image {position} lacks id or file_name")
+            issues.add("bad_label", path, f"image {position} lacks id or file_name")
         elif key in images or name in seen:
-            report.add("duplicate_name", path, f"image {key} '{name}'")
+            issues.add("duplicate_name", path, f"image {key} '{name}'")
         else:
             images[key] = row
             seen.add(name)
@@ -156,7 +158,7 @@ def _images(
 
 
 def _annotations(
-    file: CocoFile, report: ImageReport
+    file: CocoFile, issues: ImageIssues
 ) -> defaultdict[Key, list[tuple[int, dict[str, Any]]]]:
     """Return what is marked in each picture, with its position in the file."""
     by_image: defaultdict[Key, list[tuple[int, dict[str, Any]]]] = defaultdict(list)
@@ -164,11 +166,11 @@ def _annotations(
         key, place = _key(annotation.get("image_id")), _place(annotation, position)
         if key is None:
             given = _shown(annotation.get("image_id"))
-            report.add("bad_label", file.path, f"{place} has the image_id {given}")
+            issues.add("bad_label", file.path, f"{place} has the image_id {given}")
         elif key not in file.images:
-            report.add("label_without_image", file.path, place)
+            issues.add("label_without_image", file.path, place)
         elif annotation.get("iscrowd"):
-            report.add("crowd", file.path, place)
+            issues.add("crowd", file.path, place)
         else:
             by_image[key].append((position, annotation))
     return by_image

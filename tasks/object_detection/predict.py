@@ -15,7 +15,7 @@ from typing import Any
 from fl_common.errors import DataError, FileWriteError
 from fl_common.files import write_atomically
 from tasks.images.image_refs import FileImage
-from tasks.images.issues import ImageReport
+from tasks.images.issues import ImageIssues
 from tasks.images.read import BadImageError
 from tasks.metrics.detection import Detections
 from tasks.object_detection.coco import is_coco, open_coco
@@ -180,8 +180,8 @@ def _request(path: Path, schema: DetectionSchema) -> _Request:
 
 
 def _coco_request(path: Path, schema: DetectionSchema) -> _Request:
-    report = ImageReport("drop")
-    file = open_coco(path, report, labels=False)
+    issues = ImageIssues("drop")
+    file = open_coco(path, issues, labels=False)
     pictures = [
         _Picture(key, row["file_name"], FileImage(file.pictures[key], schema.max_pixels))
         for key, row in file.images.items()
@@ -194,7 +194,7 @@ def _coco_request(path: Path, schema: DetectionSchema) -> _Request:
             known.setdefault(label, code)
     free = max([code for code in file.categories if isinstance(code, int)], default=0) + 1
     codes = [known.get(label, free + label) for label in range(len(schema.classes))]
-    return _Request(pictures, codes, [str(issue) for issue in report.issues], [])
+    return _Request(pictures, codes, [str(issue) for issue in issues.found], [])
 
 
 def _files(path: Path) -> tuple[list[Path], str]:

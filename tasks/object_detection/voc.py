@@ -16,7 +16,7 @@ import numpy as np
 
 from fl_common.errors import DataError
 from tasks.images.image_refs import FileImage
-from tasks.images.issues import ImageReport
+from tasks.images.issues import ImageIssues
 from tasks.images.read import MAX_PIXELS
 from tasks.object_detection.annotations import RawImage
 from tasks.sites.folders import PICTURE_SUFFIXES
@@ -31,7 +31,7 @@ def is_voc(path: Path) -> bool:
     return path.is_dir() and ((path / "Annotations").is_dir() or any(path.glob("*.xml")))
 
 
-def read_voc(path: Path, report: ImageReport, max_pixels: int = MAX_PIXELS) -> Iterator[RawImage]:
+def read_voc(path: Path, issues: ImageIssues, max_pixels: int = MAX_PIXELS) -> Iterator[RawImage]:
     """Yield every picture with its labels, in the order of the list or of the names.
 
     Raises
@@ -46,16 +46,16 @@ def read_voc(path: Path, report: ImageReport, max_pixels: int = MAX_PIXELS) -> I
     names = _listed(path) if listed else sorted(p.stem for p in annotations.glob("*.xml"))
     if not names:
         raise DataError(f"{path}: no annotations; expected XML files in {annotations}")
-    pictures = _pictures(folder, report)
+    pictures = _pictures(folder, issues)
     for name, count in Counter(names).items():
         if count > 1:
-            report.add("duplicate_name", path, f"'{name}' stands {count} times")
-        raw = _raw(name, annotations / f"{name}.xml", folder, pictures, report, max_pixels)
+            issues.add("duplicate_name", path, f"'{name}' stands {count} times")
+        raw = _raw(name, annotations / f"{name}.xml", folder, pictures, issues, max_pixels)
         if raw is not None:
             yield raw
     if not listed:
         for stem in sorted(pictures.keys() - set(names)):
-            report.add("image_without_label", pictures[stem])
+            issues.add("image_without_label", pictures[stem])
             yield _unlabelled(pictures[stem], max_pixels)
 
 
@@ -65,7 +65,7 @@ def voc_pictures(path: Path) -> list[Path]:
     folder = root / "JPEGImages" if (root / "JPEGImages").is_dir() else root
     if not path.is_file():
         return sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES)
-    pictures = _pictures(folder, ImageReport("drop"))
+    pictures = _pictures(folder, ImageIssues("drop"))
     return [pictures.get(name, folder / name) for name in dict.fromkeys(_listed(path))]
 
 
@@ -74,24 +74,24 @@ def _raw(
     label: Path,
     folder: Path,
     pictures: dict[str, Path],
-    report: ImageReport,
+    issues: ImageIssues,
     max_pixels: int,
 ) -> RawImage | None:
     picture = pictures.get(name)
     if not label.is_file():
         if picture is None:
-            report.add("missing", folder / name, "neither picture nor annotation")
+            issues.add("missing", folder / name, "neither picture nor annotation")
             return None
-        report.add("image_without_label", picture)
+        issues.add("image_without_label", picture)
         return _unlabelled(picture, max_pixels)
     tree = _parse(label)
     if tree is None:
-        report.add("bad_label", label, "is no XML without DOCTYPE")
+        issues.add("bad_label", label, "is no XML without DOCTYPE")
         return None
     if picture is None:
         picture = folder / Path(tree.findtext("filename") or name).name
         if not picture.is_file():
-            report.add("label_without_image", label)
+            issues.add("label_without_image", label)
             return None
     objects = tree.findall("object")
     return RawImage(
@@ -149,9 +149,9 @@ def _listed(path: Path) -> list[str]:
     return [line.split()[0] for line in lines if line.strip()]
 
 
-def _pictures(folder: Path, report: ImageReport) -> dict[str, Path]:
+def _pictures(folder: Path, issues: ImageIssues) -> dict[str, Path]:
     pictures: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() in PICTURE_SUFFIXES and pictures.setdefault(path.stem, path) != path:
-            report.add("duplicate_name", path, f"shares its name with {pictures[path.stem].name}")
+            issues.add("duplicate_name", path, f"shares its name with {pictures[path.stem].name}")
     return pictures

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from fl_common.errors import DataError
 from tasks.images.image_refs import FileImage
-from tasks.images.issues import ImageReport
+from tasks.images.issues import ImageIssues
 from tasks.images.read import MAX_PIXELS
 from tasks.object_detection.annotations import RawImage
 from tasks.sites.folders import PICTURE_SUFFIXES, files_below
@@ -67,7 +67,7 @@ def yolo_pictures(path: Path) -> tuple[list[Path], str]:
 def read_yolo(
     path: Path,
     classes: Sequence[str],
-    report: ImageReport,
+    issues: ImageIssues,
     split: str = "train",
     max_pixels: int = MAX_PIXELS,
 ) -> Iterator[RawImage]:
@@ -99,15 +99,15 @@ def read_yolo(
     if len(labels) < len(pictures):
         for picture in pictures:
             if labels[_label_path(picture)] != picture:
-                report.add("duplicate_name", picture, f"shares {_label_path(picture).name}")
+                issues.add("duplicate_name", picture, f"shares {_label_path(picture).name}")
     for label, picture in labels.items():
-        yield _raw(picture, label, names, report, max_pixels)
+        yield _raw(picture, label, names, issues, max_pixels)
     for stray in _strays(labels):
-        report.add("label_without_image", stray)
+        issues.add("label_without_image", stray)
 
 
 def _raw(
-    picture: Path, label: Path, names: tuple[str, ...], report: ImageReport, max_pixels: int
+    picture: Path, label: Path, names: tuple[str, ...], issues: ImageIssues, max_pixels: int
 ) -> RawImage:
     boxes: list[list[float]] = []
     owners: list[str] = []
@@ -120,7 +120,7 @@ def _raw(
                 continue
             parsed = _parse(values)
             if parsed is None:
-                report.add("bad_label", label, f"line {number}: '{line.strip()[:60]}'")
+                issues.add("bad_label", label, f"line {number}: '{line.strip()[:60]}'")
                 continue
             code, box = parsed
             known = 0 <= code < len(names)
@@ -128,7 +128,7 @@ def _raw(
             owners.append(names[code] if known else f"class {code} of {len(names)}")
             places.append(f"line {number}")
     else:
-        report.add("image_without_label", picture)
+        issues.add("image_without_label", picture)
     return RawImage(
         FileImage(picture, max_pixels),
         np.array(boxes, dtype=np.float64).reshape(-1, 4),

@@ -179,7 +179,7 @@ class SemanticSegmentation:
         )
         if not network.is_finite():
             raise DivergedError("a weight of the model is not finite; lower train.lr")
-        found = predicted_masks(network, [scene.image for scene in scenes])
+        found = predicted_masks(network, [scene.image_ref for scene in scenes])
         size, near = len(self.schema.classes), self.schema.boundary_tolerance
         parts = (
             segmentation_stats(scene.mask.load(), mask, size, near)

@@ -29,7 +29,7 @@ def export_site(data: SegmentationData, schema: SegmentationSchema, folder: Path
         masks = folder / name / "masks"
         masks.mkdir(parents=True)
         for number, scene in enumerate(split.scenes):
-            write_picture(scene.image, folder / name / "images", number)
+            write_picture(scene.image_ref, folder / name / "images", number)
             mask = palette_image(scene.mask.load(), schema)
             mask.save(masks / f"{picture_stem(number)}.png", "PNG")
     return {name: name for name in SPLITS}

@@ -24,7 +24,7 @@ Classes = NDArray[np.uint8]
 
 
 class BadMaskError(DataError):
-    """A mask that cannot be used; ``kind`` is one of the report's."""
+    """A mask that cannot be used; ``kind`` is a key of ``issues.DESCRIPTIONS``."""
 
     def __init__(self, kind: str, name: str, detail: str) -> None:
         super().__init__(f"{name}: {detail}")

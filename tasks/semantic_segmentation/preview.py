@@ -29,10 +29,10 @@ def contact_sheet(
 
 
 def _tile(scene: Scene) -> Tile:
-    picture, mask = scene.image.load(), scene.mask.load()
+    picture, mask = scene.image_ref.load(), scene.mask.load()
     labels = [label for label, count in enumerate(scene.counts) if count]
     blind = float((mask == IGNORED).mean())
-    name = Path(scene.image.name).name[-30:]
+    name = Path(scene.image_ref.name).name[-30:]
     caption = f"{name}  {picture.width}x{picture.height}"
     if blind:
         caption += f"  {blind:.0%} without label"

@@ -89,6 +89,25 @@ def split_rows(
     return np.flatnonzero(~mask), np.flatnonzero(mask)
 
 
+def last_rows(size: int, fraction: float) -> Positions:
+    """Hold out the last of ``size >= 2`` rows, where neighbours are alike (frames of a film).
+
+    Raises
+    ------
+    ConfigError
+        If ``fraction`` is not within (0, 1).
+    """
+    _check_fraction(fraction)
+    first = size - min(max(round(size * fraction), 1), size - 1)
+    return np.arange(first), np.arange(first, size)
+
+
+def merge_singles(labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return labels where classes of one row are one class, so that one does not end the strata."""
+    counts = np.bincount(labels)
+    return np.where(counts[labels] == 1, len(counts), labels)
+
+
 def _check_fraction(fraction: float) -> None:
     if not 0 < fraction < 1:
         raise ConfigError(f"data.holdout_fraction is {fraction}; expected between 0 and 1")

@@ -37,7 +37,7 @@ def opened(task, path, num_sites=1, spec=None):
 
 def test_pooled_mean_and_spread_equal_those_of_the_pooled_pixels(task, site):
     sites, fitted, _ = opened(task, site.npz(), 3)
-    kept = [p.image.load() for s in sites for p in s.train.pictures]
+    kept = [p.image_ref.load() for s in sites for p in s.train.pictures]
     pixels = np.stack([np.asarray(picture) for picture in kept]) / 255.0
     np.testing.assert_allclose(fitted["mean"], pixels.mean(axis=(0, 1, 2)), rtol=1e-12)
     np.testing.assert_allclose(fitted["std"], pixels.std(axis=(0, 1, 2)), rtol=1e-10)
@@ -59,7 +59,7 @@ def test_one_site_federated_equals_a_plain_torch_loop_bit_for_bit(task, site, no
     config = TrainConfig("adam", lr=0.01, batch_size=8, local_epochs=2)
     module = task.build(spec, fitted, 0).module.train()
     labels = torch.from_numpy(data.train.labels)
-    pixels = np.stack([np.asarray(p.image.load()) for p in data.train.pictures])
+    pixels = np.stack([np.asarray(p.image_ref.load()) for p in data.train.pictures])
     mean, std = (np.array(fitted[k])[:, None, None] for k in ("mean", "std"))
     inputs = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous().float()
     scale, shift = (torch.from_numpy(a.astype(np.float32)) for a in (1 / (255 * std), mean / std))

@@ -17,7 +17,7 @@ from tasks.images import arrays
 from tasks.images import datasets as image_sets
 from tasks.images.datasets import ImageDataset
 from tasks.images.image_refs import GeneratedImage
-from tasks.images.issues import ImageReport
+from tasks.images.issues import ImageIssues
 from tasks.images.pixels import Geometry
 from tasks.registry import load_task
 
@@ -123,7 +123,7 @@ def test_large_arrays_of_other_kinds_are_not_copied(tmp_path, schema_values, mon
     values = np.arange(20 * 6 * 6, dtype=np.float32).reshape(20, 6, 6) / 720
     np.savez(path, images=values, labels=np.arange(20) % len(schema_values["classes"]))
     data = read_site(DataSource("a", str(path)), 0, schema(schema_values))
-    image = data.train.pictures[0].image
+    image = data.train.pictures[0].image_ref
     assert isinstance(image.rows.array, np.memmap)
     expected = np.rint(values[image.index] * 255)
     np.testing.assert_array_equal(np.asarray(image.load())[..., 0], expected)
@@ -155,7 +155,7 @@ def test_whole_numbers_are_told_from_names_by_all_labels(classes, train, test, e
     found = [
         raw.label
         for split in ("train", "holdout")
-        for raw in read_pictures(path, schema({"classes": classes}), ImageReport(), split)
+        for raw in read_pictures(path, schema({"classes": classes}), ImageIssues(), split)
     ]
     assert found == expected
 
@@ -173,7 +173,7 @@ def test_objects_and_damaged_files_are_refused(tmp_path, schema_values):
 def test_pictures_without_a_row_are_noted_and_not_used(site, schema_values):
     path = site.manifest()
     before = read_site(DataSource("a", str(path)), 0, schema(schema_values))
-    listed = before.train.pictures[0].image.path
+    listed = before.train.pictures[0].image_ref.path
     Image.new("RGB", (8, 8)).save(listed.with_name("stray.png"))
     after = read_site(DataSource("a", str(path)), 0, schema(schema_values))
     assert after.num_train == before.num_train

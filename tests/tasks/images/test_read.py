@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fl_common.errors import ConfigError, DataError
-from tasks.images import BadImageError, FileImage, ImageReport, inspect_image, read_image
+from tasks.images import BadImageError, FileImage, ImageIssues, inspect_image, read_image
 from tasks.images.issues import DESCRIPTIONS, NEUTRAL
 from tasks.images.read import MAX_PIXELS, MOST_PIXELS
 from tasks.registry import load_task
@@ -233,10 +233,10 @@ def test_twelve_bits_in_sixteen_are_noted_with_the_cure(name, top, dim, tmp_path
         Image.fromarray(grey).save(path)
     assert inspect_image(path).conversions == ("sixteen_bit", "dim")[: 1 + dim]
     assert read_image(path).getpixel((1, 1)) == (top >> 8,) * 3
-    report = ImageReport()
-    report.add("dim", path)
-    assert "multiply them by 16" in report.notes()[0]
-    report.check("site")  # a note, never refused
+    issues = ImageIssues()
+    issues.add("dim", path)
+    assert "multiply them by 16" in issues.notes()[0]
+    issues.check("site")  # a note, never refused
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -309,14 +309,14 @@ def test_reference_reads_late_and_travels(tmp_path):
     assert reference.name.endswith("later.png")
 
 
-def test_report_refuses_with_counts_and_first_files():
-    report = ImageReport("refuse")
+def test_issues_refuses_with_counts_and_first_files():
+    issues = ImageIssues("refuse")
     for index in range(5):
-        report.add("box_empty", f"{index}.xml", f"object {index}")
-    report.add("truncated", "a.jpg", "is cut off")
-    report.add("palette", "b.png")
+        issues.add("box_empty", f"{index}.xml", f"object {index}")
+    issues.add("truncated", "a.jpg", "is cut off")
+    issues.add("palette", "b.png")
     with pytest.raises(DataError) as caught:
-        report.check("site/data")
+        issues.check("site/data")
     message = str(caught.value)
     assert message.startswith("site/data: 5 boxes have no area (0.xml: object 0, 1.xml: object 1")
     assert "1 images are cut off or damaged (a.jpg: is cut off)" in message
@@ -325,28 +325,28 @@ def test_report_refuses_with_counts_and_first_files():
     assert "\n" not in message
 
 
-def test_report_drops_with_notes():
-    report = ImageReport("drop")
-    report.add("box_empty", "a.xml")
-    report.add("palette", "b.png")
-    report.check("site/data")
-    assert report.notes() == [
+def test_issues_drops_with_notes():
+    issues = ImageIssues("drop")
+    issues.add("box_empty", "a.xml")
+    issues.add("palette", "b.png")
+    issues.check("site/data")
+    assert issues.notes() == [
         "left out: 1 boxes have no area (a.xml)",
         "1 images have a palette; converted to RGB (b.png)",
     ]
-    assert report.num_bad == 1
+    assert issues.num_bad == 1
 
 
-def test_report_keeps_its_size():
-    report = ImageReport("drop")
+def test_issues_keeps_its_size():
+    issues = ImageIssues("drop")
     for index in range(5000):
-        report.add("truncated", index)
-    assert report.counts["truncated"] == 5000
-    assert len(report.issues) == 1000
-    assert "5000 images are cut off" in report.notes()[0]
+        issues.add("truncated", index)
+    assert issues.counts["truncated"] == 5000
+    assert len(issues.found) == 1000
+    assert "5000 images are cut off" in issues.notes()[0]
 
 
-def test_report_has_two_policies_and_describes_every_neutral_kind():
+def test_issues_has_two_policies_and_describes_every_neutral_kind():
     with pytest.raises(ConfigError, match="refuse or drop"):
-        ImageReport("ignore")
+        ImageIssues("ignore")
     assert set(DESCRIPTIONS) >= NEUTRAL

@@ -162,7 +162,7 @@ def test_partition_by_place_gives_natural_sites():
         partition = Partition("column", 5, index, column="place")
         data = _read("dataset:crowd_detection", schema, partition=partition)
         assert {item.groups["place"] for item in data.train} == {place}
-    with pytest.raises(SchemaError, match="choose from place"):
+    with pytest.raises(SchemaError, match="choose from 'place'"):
         _read("dataset:crowd_detection", schema, partition=Partition("column", 5, 0, column="town"))
 
 

@@ -23,7 +23,7 @@ def test_pixels_are_tinted_by_class_and_unlabelled_ones_are_not(site, make_schem
     scene = data.train.scenes[0]
     tile = _tile(scene)
     mask = np.asarray(Image.fromarray(scene.mask.load()).resize(tile.picture.size, 0))
-    plain = np.asarray(scene.image.load().resize(tile.picture.size, 0), dtype=float)
+    plain = np.asarray(scene.image_ref.load().resize(tile.picture.size, 0), dtype=float)
     shown = np.asarray(tile.picture, dtype=float)
     np.testing.assert_array_equal(shown[mask == 255], plain[mask == 255])
     for label in range(3):

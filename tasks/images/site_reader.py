@@ -1,0 +1,237 @@
+"""Read one site's pictures, whatever is learned from them: one way for every task of pictures.
+
+A source is what a task's files are, or ``dataset:NAME``. Every picture is decoded once, so that a
+bad one is found before the first round instead of in the seventh, and then only referred to. What
+was read is cut by the site's partition and split into training and holdout. A task says what a
+record is and how its label is read (``RecordReader``); everything else is here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fl_common.errors import ConfigError, DataError, SchemaError
+from fl_common.words import suggest
+from tasks.contract import Array, DataSource
+from tasks.images.checked_items import CheckedItems, checked_items
+from tasks.images.datasets import load_image_dataset
+from tasks.images.image_refs import ImageRef
+from tasks.images.issues import ImageIssues, on_invalid
+from tasks.images.read import BadImageError, ImageFacts
+from tasks.sites.file_version import file_version
+from tasks.sites.partition import partition_rows
+from tasks.sites.splits import Positions, last_rows, merge_singles, split_rows
+
+DATASET = "dataset:"
+TRAIN, HOLDOUT = "train", "holdout"
+
+
+class Record(Protocol):
+    """A picture as a site's files name it; its label is unread or unchecked."""
+
+    @property
+    def image(self) -> ImageRef:
+        """The picture, not decoded."""
+
+
+class Item(Protocol):
+    """A usable picture with its label."""
+
+    @property
+    def image_ref(self) -> ImageRef:
+        """The picture, not decoded."""
+
+    @property
+    def groups(self) -> Mapping[str, str]:
+        """Columns by which a partition can cut."""
+
+
+RecordT = TypeVar("RecordT", bound=Record)
+ItemT = TypeVar("ItemT", bound=Item)
+
+
+class RecordReader(Protocol[RecordT, ItemT]):
+    """What a task knows of its pictures. Hashable: equal readers share what they read."""
+
+    @property
+    def task(self) -> str:
+        """The task's public name."""
+
+    @property
+    def on_invalid(self) -> str:
+        """What a bad picture does, unless its site says otherwise."""
+
+    @property
+    def merge_singles(self) -> bool:
+        """Whether strata of one picture are held out together instead of ending the strata."""
+
+    def __hash__(self) -> int:
+        """Hash what decides how files are read."""
+
+    def has_holdout(self, path: Path) -> bool:
+        """Say whether a source names its own held-out pictures."""
+
+    def records(self, path: Path, split: str, issues: ImageIssues) -> Iterable[RecordT]:
+        """Return the records of a source's ``train`` or ``holdout``.
+
+        Raises
+        ------
+        DataError, SchemaError
+            If the source as a whole cannot be read, naming the cure.
+        """
+
+    def item(self, record: RecordT, facts: ImageFacts, issues: ImageIssues) -> ItemT | None:
+        """Read the label of a picture that can be decoded; None, and an issue, if it is bad."""
+
+    def strata(self, items: Sequence[ItemT]) -> NDArray[np.int64]:
+        """Return one class for each picture: a partition skews by it, a split holds out of each."""
+
+    def notes(self, train: Sequence[ItemT]) -> list[str]:
+        """Return what the operator should know of the training labels."""
+
+
+@dataclass(frozen=True)
+class SiteItems(Generic[ItemT]):
+    """A site's pictures by split, and what its operator should know."""
+
+    train: tuple[ItemT, ...]
+    holdout: tuple[ItemT, ...]
+    notes: tuple[str, ...]
+
+
+def read_items(
+    source: DataSource, split_seed: int, reader: RecordReader[RecordT, ItemT]
+) -> SiteItems[ItemT]:
+    """Read and split a site's pictures.
+
+    Where neither a holdout nor the source itself names held-out pictures, ``holdout_fraction`` of
+    each stratum is held out by seed; of a film, the last frames. A partition cuts training and
+    holdout alike.
+
+    Raises
+    ------
+    DataError, SchemaError
+        Naming file and cure; under ``on_invalid: refuse`` with the first bad files of each kind.
+    ConfigError
+        If ``holdout_fraction`` is not within (0, 1).
+    """
+    found = _read(source, source.train, reader, TRAIN)
+    held = _holdout(source, reader)
+    notes = list(found.notes)
+    if held is None:
+        seed = split_seed if source.split_seed is None else source.split_seed
+        kept, out = _split(found, source, seed, reader)
+        train, holdout = found.take(kept), found.take(out)
+    else:
+        train, holdout = found.items, held.items
+        notes += [f"holdout: {note}" for note in held.notes]
+        both = {item.image_ref.name for item in train} & {item.image_ref.name for item in holdout}
+        if both:
+            notes.append(f"{len(both)} pictures are in training and holdout ({min(both)}, ...)")
+    return SiteItems(train, holdout, (*notes, *reader.notes(train)))
+
+
+def column_values(items: Sequence[Item], name: str) -> Array:
+    """Return each picture's value in a column.
+
+    Raises
+    ------
+    SchemaError
+        If no picture has the column.
+    """
+    known = sorted({key for item in items for key in item.groups})
+    if name not in known:
+        hint = suggest(name, known) or "; there are none, a manifest may give some"
+        raise SchemaError(f"pictures have no column '{name}'{hint}")
+    return np.array([item.groups.get(name) for item in items], dtype=object)
+
+
+def _holdout(
+    source: DataSource, reader: RecordReader[RecordT, ItemT]
+) -> CheckedItems[ItemT] | None:
+    if source.holdout is not None:
+        return _read(source, source.holdout, reader, HOLDOUT)
+    if not source.train.startswith(DATASET) and reader.has_holdout(Path(source.train)):
+        return _read(source, source.train, reader, HOLDOUT)
+    return None
+
+
+def _split(
+    found: CheckedItems[ItemT], source: DataSource, seed: int, reader: RecordReader[RecordT, ItemT]
+) -> Positions:
+    size = len(found.items)
+    if size < 2:
+        raise DataError(
+            f"{source.train}: site '{source.name}' has one picture; it needs at least 2"
+        )
+    if found.ordered:
+        return last_rows(size, source.holdout_fraction)
+    strata = reader.strata(found.items)
+    if reader.merge_singles:
+        strata = merge_singles(strata)
+    return split_rows(size, strata, source.holdout_fraction, seed)
+
+
+def _read(
+    source: DataSource, name: str, reader: RecordReader[RecordT, ItemT], split: str
+) -> CheckedItems[ItemT]:
+    policy = on_invalid(source, reader)
+    partition = source.partition
+    if partition is None:
+        return _checked(name, reader, policy, split)
+    found = _shared(name, file_version(name), reader, policy, split)
+    column = None
+    if partition.kind == "column" and partition.column is not None:
+        column = column_values(found.items, partition.column)
+    rows = partition_rows(reader.strata(found.items), column, partition)
+    return replace(found, items=found.take(rows))
+
+
+@lru_cache(maxsize=4)
+def _shared(
+    name: str, version: object, reader: RecordReader[Any, Any], policy: str, split: str
+) -> CheckedItems[Any]:
+    """Read pictures that many simulated sites are cut from, once per process."""
+    return _checked(name, reader, policy, split)
+
+
+def _checked(
+    name: str, reader: RecordReader[RecordT, ItemT], policy: str, split: str
+) -> CheckedItems[ItemT]:
+    issues = ImageIssues(policy)
+    records, ordered = _open(name, reader, split, issues)
+    found = (_item(record, reader, issues) for record in records)
+    return checked_items(name, found, issues, ordered=ordered)
+
+
+def _open(
+    name: str, reader: RecordReader[RecordT, ItemT], split: str, issues: ImageIssues
+) -> tuple[Iterable[RecordT], bool]:
+    """Return records, and whether neighbours are alike."""
+    if not name.startswith(DATASET):
+        return reader.records(Path(name), split, issues), False
+    dataset = load_image_dataset(name.removeprefix(DATASET))
+    if dataset.task != reader.task:
+        raise ConfigError(f"{name} is for the task {dataset.task}, not {reader.task}")
+    return dataset.records(issues), dataset.ordered
+
+
+def _item(
+    record: RecordT, reader: RecordReader[RecordT, ItemT], issues: ImageIssues
+) -> ItemT | None:
+    """Return a picture that can be decoded and has a label; report any other."""
+    try:
+        facts = record.image.inspect()
+    except BadImageError as error:
+        issues.add(error.kind, record.image.name, error.detail)
+        return None
+    for kind in facts.conversions:
+        issues.add(kind, record.image.name)
+    return reader.item(record, facts, issues)
