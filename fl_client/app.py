@@ -15,8 +15,7 @@ from dataclasses import replace
 from flwr.app import ArrayRecord, Context, Message
 from flwr.clientapp import ClientApp
 
-from fl_client import runner
-from fl_client import secagg_client as secure
+from fl_client import runner, secagg_client
 from fl_client.egress.guard import egress_guard
 from fl_client.policy.site import SiteConfig
 from fl_client.site_lookup import site_of
@@ -97,7 +96,7 @@ def _trained(message: Message, context: Context, site: SiteConfig, state: RoundS
     )
     if Job.from_json(job).secagg:
         summands = train_summands(reply, result.extra, str(config.get(WEIGHTING, "")))
-        return secure.opened(message, context, summands)
+        return secagg_client.start(message, context, summands)
     update = runner.compressed(site, job, outcome.arrays, received[0], config, state)
     records = reply.to_records() if update is None else reply.to_compressed(update)
     if result.extra:
@@ -114,7 +113,8 @@ def evaluate(message: Message, context: Context) -> Message:
     state = open_state(context, site, job, before=_from(config, number + 1)) if number else None
     reply = runner.evaluate(site, job, _weights(message), state)
     if Job.from_json(job).secagg:
-        return secure.opened(message, context, evaluate_summands(reply, runner.empty_stats(job)))
+        summands = evaluate_summands(reply, runner.empty_stats(job))
+        return secagg_client.start(message, context, summands)
     return Message(reply.to_records(), reply_to=message)
 
 
@@ -125,7 +125,7 @@ def masked_sum(message: Message, context: Context) -> Message:
     site.policy.check(job)
     if not job.secagg:
         raise PolicyError("the job does not ask for secure aggregation")
-    return secure.continued(message, context, site)
+    return secagg_client.step(message, context, site.policy)
 
 
 def _introduced(reply: SiteReply, message: Message, site: SiteConfig) -> Message:

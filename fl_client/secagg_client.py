@@ -7,43 +7,38 @@ the session once it gave its shares.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any, cast
+from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 
-from fl_client.policy.site import SiteConfig
+from fl_client.policy.policy import Policy
 from fl_common.errors import PolicyError, ReplyError
-from strategies.privacy import secagg
 from strategies.privacy.fixed_point import to_words
 from strategies.privacy.secagg import SiteSession
 from strategies.wire.messages import config_of
 from strategies.wire.records import find_record, pack_arrays, record_of, unpack_arrays
 from strategies.wire.secagg import (
-    BOXES,
-    DROPPED,
-    MASK_KEY,
-    MASK_KEYS,
     MASKED,
-    NODES,
-    NUM_SITES,
-    SEAL_KEY,
-    SEAL_KEYS,
     SECAGG,
     SESSION,
-    SHARES,
-    STAGE,
-    SURVIVORS,
-    THRESHOLD,
     VECTOR,
+    KeysReply,
+    MaskReply,
+    MaskRequest,
+    SecaggMessage,
+    SharesReply,
+    SharesRequest,
+    Stage,
+    UnmaskReply,
+    request_of,
 )
 from tasks.contract import Arrays
 
 KEPT_SESSION, KEPT_SUMMANDS = "secagg-session", "secagg-summands"
 
 
-def opened(message: Message, context: Context, summands: Arrays) -> Message:
+def start(message: Message, context: Context, summands: Arrays) -> Message:
     """Keep the result and answer with fresh public keys (stage 0)."""
     name = config_of(message).get(SESSION)
     if not isinstance(name, str) or not name:
@@ -51,46 +46,50 @@ def opened(message: Message, context: Context, summands: Arrays) -> Message:
     session = SiteSession.open(name, message.metadata.dst_node_id)
     context.state[KEPT_SUMMANDS] = pack_arrays(summands)
     _keep(context, session)
-    return _answer(message, {MASK_KEY: session.mask_public, SEAL_KEY: session.seal_public})
+    keys = KeysReply(mask_key=session.mask_public, seal_key=session.seal_public)
+    return _answer(message, keys)
 
 
-def continued(message: Message, context: Context, site: SiteConfig) -> Message:
+def step(message: Message, context: Context, policy: Policy) -> Message:
     """Answer one of the further stages."""
-    asked = record_of(message.content, SECAGG, ConfigRecord)
+    values = record_of(message.content, SECAGG, ConfigRecord)
+    asked = request_of(values)
     session = _kept(context)
-    if asked.get(SESSION) != session.name or session.node != message.metadata.dst_node_id:
+    if asked.session != session.name or session.node != message.metadata.dst_node_id:
         raise PolicyError("the server asks about another masked sum than the one that is open")
-    stage = asked.get(STAGE)
-    if stage == secagg.SHARES:
-        nodes, boxes = session.share(
-            _ints(asked, NODES),
-            _texts(asked, MASK_KEYS),
-            _texts(asked, SEAL_KEYS),
-            _count(asked, THRESHOLD),
-            site.policy.secagg_min_sites,
-        )
-        reply = _answer(message, {NODES: nodes, BOXES: boxes})
-    elif stage == secagg.MASK:
-        words = to_words(_summands(context), _count(asked, NUM_SITES))
-        masked = session.mask(_ints(asked, NODES), _texts(asked, BOXES), words)
-        del context.state[KEPT_SUMMANDS]
-        reply = _answer(message, {})
-        reply.content[MASKED] = pack_arrays({VECTOR: masked})
-    elif stage == secagg.UNMASK:
-        shares = session.unmask(_ints(asked, SURVIVORS), _ints(asked, DROPPED))
-        reply = _answer(message, {SHARES: shares})
+    if isinstance(asked, SharesRequest):
+        reply = _share(message, session, asked, policy)
+    elif isinstance(asked, MaskRequest):
+        reply = _mask(message, session, asked, context)
     else:
-        raise ReplyError(f"a masked sum has no stage {stage!r}")
+        shares = session.unmask(asked.survivors, asked.dropped)
+        reply = _answer(message, UnmaskReply(shares=shares))
     _keep(context, session)
     return reply
 
 
-def _answer(message: Message, values: Mapping[str, Any]) -> Message:
-    return Message(RecordDict({SECAGG: ConfigRecord(dict(values))}), reply_to=message)
+def _share(message: Message, session: SiteSession, asked: SharesRequest, policy: Policy) -> Message:
+    nodes, sealed = session.share(
+        asked.nodes, asked.mask_keys, asked.seal_keys, asked.threshold, policy.secagg_min_sites
+    )
+    return _answer(message, SharesReply(nodes=nodes, sealed_shares=sealed))
+
+
+def _mask(message: Message, session: SiteSession, asked: MaskRequest, context: Context) -> Message:
+    words = to_words(_summands(context), asked.num_sites)
+    masked = session.mask(asked.nodes, asked.sealed_shares, words)
+    del context.state[KEPT_SUMMANDS]
+    reply = _answer(message, MaskReply())
+    reply.content[MASKED] = pack_arrays({VECTOR: masked})
+    return reply
+
+
+def _answer(message: Message, values: SecaggMessage) -> Message:
+    return Message(RecordDict({SECAGG: values.to_record()}), reply_to=message)
 
 
 def _keep(context: Context, session: SiteSession) -> None:
-    if session.stage == secagg.DONE:
+    if session.stage == Stage.DONE:
         context.state[KEPT_SESSION] = ConfigRecord()
         return
     kept = {k: v for k, v in asdict(session).items() if v != []}  # Flower cannot type an empty list
@@ -113,24 +112,3 @@ def _summands(context: Context) -> Arrays:
     if record is None:
         raise PolicyError("this site has no result to mask")
     return unpack_arrays(record)
-
-
-def _ints(asked: ConfigRecord, key: str) -> list[int]:
-    value = asked.get(key, [])
-    if not isinstance(value, list) or not all(type(item) is int for item in value):
-        raise ReplyError(f"'{key}' must be a list of whole numbers")
-    return cast(list[int], list(value))
-
-
-def _texts(asked: ConfigRecord, key: str) -> list[bytes]:
-    value = asked.get(key, [])
-    if not isinstance(value, list) or not all(isinstance(item, bytes) for item in value):
-        raise ReplyError(f"'{key}' must be a list of bytes")
-    return cast(list[bytes], list(value))
-
-
-def _count(asked: ConfigRecord, key: str) -> int:
-    value = asked.get(key)
-    if type(value) is not int or value < 1:
-        raise ReplyError(f"'{key}' must be a positive whole number")
-    return value

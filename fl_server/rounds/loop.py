@@ -202,7 +202,7 @@ class RoundLoop:
         grid = SiteGrid(self._grid, self._registry, chosen)
         config = ConfigRecord({JOB: self._admission.job, ROUND: number})
         if isinstance(exchange, SecaggExchange):
-            config.update(exchange.named(self._strategy))
+            config.update(exchange.first_config(self._strategy))
         with seeded_sampling(child_seed(self._config.seed, "sample", number)):
             asked = self._strategy.configure_train(number, pack_arrays(arrays), config, grid)
         messages = self._memories.addressed(asked)
@@ -249,7 +249,7 @@ class RoundLoop:
             unasked = self._open.unasked(members, "evaluate")
             members = self._open.free(members)
         if isinstance(exchange, SecaggExchange):
-            record_of(content, CONFIG, ConfigRecord).update(exchange.named(self._strategy))
+            record_of(content, CONFIG, ConfigRecord).update(exchange.first_config(self._strategy))
         messages = self._memories.addressed(addressed(content, EVALUATE, members))
         if isinstance(exchange, SecaggExchange):
             running = exchange.evaluate(messages, blank or Stats(), per_row)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
@@ -16,7 +16,6 @@ from fl_server.results.records import SiteRecord
 from fl_server.rounds.exchange import Exchange
 from fl_server.rounds.reply_validation import check_summands
 from fl_server.rounds.sites import Site
-from strategies.privacy import secagg
 from strategies.privacy.fixed_point import Layout, from_words, num_words
 from strategies.privacy.modes import SecureAggregation
 from strategies.privacy.secagg_server import MaskedSum
@@ -31,25 +30,21 @@ from strategies.requirements import requirements_of
 from strategies.wire.messages import CONFIG
 from strategies.wire.records import record_of, unpack_arrays
 from strategies.wire.secagg import (
-    BOXES,
-    DROPPED,
-    MASK_KEY,
-    MASK_KEYS,
     MASKED,
     MASKED_SUM,
-    NODES,
-    NUM_SITES,
-    NUM_WORDS,
-    SEAL_KEY,
-    SEAL_KEYS,
     SECAGG,
     SESSION,
-    SHARES,
-    STAGE,
-    SURVIVORS,
-    THRESHOLD,
     VECTOR,
     WEIGHTING,
+    KeysReply,
+    MaskRequest,
+    SharesReply,
+    SharesRequest,
+    StageRequest,
+    UnmaskReply,
+    UnmaskRequest,
+    expected_form,
+    vector_form,
 )
 from tasks.contract import Arrays
 from tasks.stats import Stats
@@ -85,7 +80,7 @@ class SecaggExchange:
         self.session = secrets.token_hex(16)
         self.records: dict[str, SiteRecord] = {}
 
-    def named(self, strategy: Strategy) -> dict[str, str]:
+    def first_config(self, strategy: Strategy) -> dict[str, str]:
         """Return what the first messages must say: which sum this is, and how sites weigh in it."""
         weighting = requirements_of(strategy).weighting or "examples"
         return {SESSION: self.session, WEIGHTING: weighting}
@@ -98,9 +93,9 @@ class SecaggExchange:
         ReplyError
             If too many sites dropped out, or one did not follow the protocol.
         """
-        sums, carriers = self._sum(messages, train_layout(sent, extra))
-        mean_replies(sums, sent, carriers, extra)
-        return carriers
+        sums, replies = self._sum(messages, train_layout(sent, extra))
+        mean_replies(sums, sent, replies, extra)
+        return replies
 
     def evaluate(self, messages: Iterable[Message], blank: Stats, counts_per_row: int) -> Stats:
         """Return the pooled metric summands.
@@ -127,74 +122,82 @@ class SecaggExchange:
     def _sum(self, messages: Iterable[Message], layout: Layout) -> tuple[Arrays, list[Message]]:
         """Return the sums, and the message of each site that is in them."""
         total = MaskedSum(self._mode, num_words(layout))
-        keys = list(self._stage(messages, _no_check, back=True))
-        for reply in keys:
-            record = record_of(reply.content, SECAGG, ConfigRecord)
-            total.add_keys(_node(reply), _bytes(record, MASK_KEY), _bytes(record, SEAL_KEY))
+        introduced = list(self._stage(messages, _keys, back=True))
+        for reply in introduced:
+            keys = _keys(reply)
+            total.add_keys(_node(reply), keys.mask_key, keys.seal_key)
         total.form_groups(random.Random(secrets.randbits(64)))
-        shared = self._share(total, [_node(reply) for reply in keys])
-        carriers = self._mask(total, shared)
-        self._unmask(total, [_node(reply) for reply in carriers])
-        return from_words(total.result(), layout), carriers
+        shared = self._share(total, [_node(reply) for reply in introduced])
+        replies = self._mask(total, shared)
+        self._unmask(total, [_node(reply) for reply in replies])
+        return from_words(total.result(), layout), replies
 
     def _share(self, total: MaskedSum, nodes: list[int]) -> list[int]:
         requests = []
         for node in nodes:
             group, mask_keys, seal_keys, threshold = total.group(node)
-            asked = {NODES: group, MASK_KEYS: mask_keys, SEAL_KEYS: seal_keys}
-            requests.append(self._request(node, secagg.SHARES, {**asked, THRESHOLD: threshold}))
+            asked = SharesRequest(
+                session=self.session,
+                nodes=group,
+                mask_keys=mask_keys,
+                seal_keys=seal_keys,
+                threshold=threshold,
+            )
+            requests.append(self._request(node, asked))
 
         def check(reply: Message) -> None:
-            record = record_of(reply.content, SECAGG, ConfigRecord)
-            total.add_shares(_node(reply), _list(record, NODES, int), _list(record, BOXES, bytes))
+            sent = SharesReply.from_record(_values(reply))
+            total.add_shares(_node(reply), sent.nodes, sent.sealed_shares)
 
         left = [_node(reply) for reply in self._stage(requests, check)]
         total.check(left)
         return left
 
     def _mask(self, total: MaskedSum, nodes: list[int]) -> list[Message]:
-        size = total.size
         requests = []
         for node in nodes:
-            sources, boxes = total.boxes_for(node)
-            asked = {NODES: sources, BOXES: boxes, NUM_SITES: total.num_sites, NUM_WORDS: size}
-            requests.append(self._request(node, secagg.MASK, asked))
+            sources, sealed_shares = total.sealed_shares_for(node)
+            asked = MaskRequest(
+                session=self.session,
+                nodes=sources,
+                sealed_shares=sealed_shares,
+                num_sites=total.num_sites,
+                num_words=total.size,
+            )
+            requests.append(self._request(node, asked))
 
         def check(reply: Message) -> None:
             record = record_of(reply.content, MASKED, ArrayRecord)
-            forms = {name: (tuple(a.shape), a.dtype) for name, a in record.items()}
-            if forms != {VECTOR: ((size,), "uint64")}:
+            if vector_form(record) != expected_form(total.size):
                 raise ReplyError("the masked vector is not of the form that was asked for")
             total.add_masked(_node(reply), unpack_arrays(record, copy=False)[VECTOR])
             reply.content[MASKED] = ArrayRecord()  # added; only the envelope is needed
 
-        carriers = list(self._stage(requests, check))
+        replies = list(self._stage(requests, check))
         total.check(total.survivors)
-        return carriers
+        return replies
 
     def _unmask(self, total: MaskedSum, nodes: list[int]) -> None:
         requests = []
         for node in nodes:
-            survivors, dropped = total.fates(node)
-            asked = {SURVIVORS: survivors, DROPPED: dropped}
-            requests.append(self._request(node, secagg.UNMASK, asked))
+            survivors, dropped = total.status(node)
+            asked = UnmaskRequest(session=self.session, survivors=survivors, dropped=dropped)
+            requests.append(self._request(node, asked))
 
         def check(reply: Message) -> None:
-            record = record_of(reply.content, SECAGG, ConfigRecord)
-            total.add_unmasking(_node(reply), _list(record, SHARES, bytes))
+            total.add_unmasking(_node(reply), UnmaskReply.from_record(_values(reply)).shares)
 
         for _ in self._stage(requests, check, summed=True):
             pass
 
-    def _request(self, node: int, stage: int, values: Mapping[str, object]) -> Message:
-        kept = {key: value for key, value in values.items() if value != []}
-        asked = ConfigRecord({SESSION: self.session, STAGE: stage, **kept})  # type: ignore[dict-item]
-        return Message(RecordDict({CONFIG: self._base, SECAGG: asked}), node, MASKED_SUM)
+    def _request(self, node: int, asked: StageRequest) -> Message:
+        content = RecordDict({CONFIG: self._base, SECAGG: asked.to_record()})
+        return Message(content, node, MASKED_SUM)
 
     def _stage(
         self,
         messages: Iterable[Message],
-        check: Callable[[Message], None],
+        check: Callable[[Message], object],
         *,
         back: bool = False,
         summed: bool = False,
@@ -239,25 +242,13 @@ class SecaggExchange:
                 self.records[site] = replace(record, status="absent", reason=lost)
 
 
-def _no_check(reply: Message) -> None:
-    record = record_of(reply.content, SECAGG, ConfigRecord)
-    for key in (MASK_KEY, SEAL_KEY):
-        _bytes(record, key)
+def _keys(reply: Message) -> KeysReply:
+    return KeysReply.from_record(_values(reply))
+
+
+def _values(reply: Message) -> ConfigRecord:
+    return record_of(reply.content, SECAGG, ConfigRecord)
 
 
 def _node(reply: Message) -> int:
     return int(reply.metadata.src_node_id)
-
-
-def _bytes(record: ConfigRecord, key: str) -> bytes:
-    value = record.get(key)
-    if not isinstance(value, bytes):
-        raise ReplyError(f"'{key}' must be bytes")
-    return value
-
-
-def _list(record: ConfigRecord, key: str, kind: type) -> list:  # type: ignore[type-arg]
-    value = record.get(key, [])
-    if not isinstance(value, list) or not all(type(item) is kind for item in value):
-        raise ReplyError(f"'{key}' must be a list of {kind.__name__}")
-    return list(value)

@@ -84,24 +84,24 @@ class CentralDp(Strategy):
         """Clip, sum and noise the updates; let the strategy make its step from their mean."""
         mode, rng = self._mode, noise_source(self._mode.noise_seed, self.num_releases)
         sent = unpack_arrays(self.sent_record) if self.sent_record is not None else {}
-        total, carriers = ClippedSum(sent, self.clipping_norm), []
+        total, clipped = ClippedSum(sent, self.clipping_norm), []
         for reply in replies:
             if not reply.has_error():
                 record = record_of(reply.content, ARRAYS, ArrayRecord)
                 total.add(unpack_arrays(record, copy=False))
                 reply.content[ARRAYS] = ArrayRecord()
-                carriers.append(reply)
-        if not carriers:
+                clipped.append(reply)
+        if not clipped:
             return None, None
-        stddev, count_stddev = noise_stddevs(mode, len(carriers))
+        stddev, count_stddev = noise_stddevs(mode, len(clipped))
         mean = pack_arrays(total.noised_mean(rng, stddev * self.clipping_norm))
         if isinstance(mode, CentralAdaptive):
             share = total.noised_share_below(rng, count_stddev)
             self.clipping_norm *= math.exp(-mode.clip_lr * (share - mode.target_quantile))
         self.num_releases += 1
-        for reply in carriers:
+        for reply in clipped:
             reply.content[ARRAYS] = mean
-        return self.strategy.aggregate_train(server_round, carriers)
+        return self.strategy.aggregate_train(server_round, clipped)
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

@@ -1,4 +1,4 @@
-"""Secure aggregation, the site's half: what it keeps, and what it does in each of four stages.
+"""Secure aggregation, the site's side: what it keeps, and what it does in each of four stages.
 
 Bonawitz et al.: "Practical Secure Aggregation for Privacy-Preserving Machine Learning", CCS 2017;
 Bell, Bonawitz, Gascon, Lepoint, Raykova: "Secure Single-Server Aggregation with (Poly)Logarithmic
@@ -31,8 +31,7 @@ from strategies.privacy.masking import (
     split,
     unseal,
 )
-
-KEYS, SHARES, MASK, UNMASK, DONE = range(5)
+from strategies.wire.secagg import Stage
 
 
 @dataclass
@@ -51,7 +50,7 @@ class SiteSession:
 
     name: str
     node: int
-    stage: int = SHARES
+    stage: int = int(Stage.SHARES)
     mask_key: bytes = b""
     mask_public: bytes = b""
     seal_key: bytes = b""
@@ -97,7 +96,7 @@ class SiteSession:
         ReplyError
             If the keys are not what they should be.
         """
-        self._enter(SHARES)
+        self._enter(Stage.SHARES)
         if not len(nodes) == len(mask_publics) == len(seal_publics) == len(set(nodes)):
             raise ReplyError("the group's keys are incomplete")
         if not max(min_sites, len(nodes) // 2 + 1) <= threshold <= len(nodes):
@@ -140,7 +139,7 @@ class SiteSession:
         ReplyError
             If a share is not from the group, or damaged.
         """
-        self._enter(MASK)
+        self._enter(Stage.MASK)
         if len(sources) != len(sealed) or len(set(sources)) != len(sources):
             raise ReplyError("shares and their senders do not fit together")
         if not set(sources) <= set(self.peers):
@@ -148,9 +147,9 @@ class SiteSession:
         if len(sources) + 1 < self.threshold:
             raise PolicyError(f"{len(sources) + 1} of {self.threshold} sites of the group are left")
         masked = words + mask(self.seed, len(words))
-        for peer, box in zip(sources, sealed, strict=True):
+        for peer, shares in zip(sources, sealed, strict=True):
             place = self.peers.index(peer)
-            seed_share, key_share = unseal(self.peer_keys[place], peer, self.node, box)
+            seed_share, key_share = unseal(self.peer_keys[place], peer, self.node, shares)
             self.sources.append(peer)
             self.seed_shares.append(seed_share)
             self.key_shares.append(key_share)
@@ -169,7 +168,7 @@ class SiteSession:
         ReplyError
             If a site is not of the group.
         """
-        self._enter(UNMASK)
+        self._enter(Stage.UNMASK)
         everyone = [*survivors, *dropped]
         if len(set(everyone)) != len(everyone):
             raise PolicyError("a site cannot have answered and dropped out: that would unmask it")
@@ -182,8 +181,8 @@ class SiteSession:
             self.key_shares[place[n]] for n in dropped
         ]
 
-    def _enter(self, stage: int) -> None:
+    def _enter(self, stage: Stage) -> None:
         """Answer each stage once and in order."""
         if self.stage != stage:
-            raise PolicyError(f"stage {stage} of a masked sum was asked for at stage {self.stage}")
+            raise PolicyError(f"stage {stage:d} of a masked sum, asked for at stage {self.stage}")
         self.stage = stage + 1

@@ -1,4 +1,4 @@
-"""Secure aggregation, the server's half: it passes sealed shares on, adds, and takes masks off.
+"""Secure aggregation, the server's side: it passes sealed shares on, adds, and takes masks off.
 
 Stages as in ``strategies.privacy.secagg``. Whoever drops out before stage 2 is in no mask; whoever
 drops out after it has sent its masked vector is in the sum; in between, its masks are rebuilt from
@@ -48,7 +48,7 @@ class MaskedSum:
         self.size = size
         self._publics: dict[int, tuple[bytes, bytes]] = {}
         self._groups: dict[int, list[int]] = {}
-        self._boxes: dict[int, dict[int, bytes]] = {}
+        self._sealed: dict[int, dict[int, bytes]] = {}
         self._shared: set[int] = set()
         self._total: Words = np.zeros(size, np.uint64)
         self._shares: dict[int, list[bytes]] = {}
@@ -93,7 +93,7 @@ class MaskedSum:
         keys = [self._publics[peer] for peer in nodes]
         return nodes, [k[0] for k in keys], [k[1] for k in keys], self._threshold(node)
 
-    def add_shares(self, node: int, targets: Sequence[int], boxes: Sequence[bytes]) -> None:
+    def add_shares(self, node: int, targets: Sequence[int], sealed_shares: Sequence[bytes]) -> None:
         """Take a site's sealed shares (stage 1).
 
         Raises
@@ -102,23 +102,23 @@ class MaskedSum:
             If they are not one for each other site of the group.
         """
         if sorted(targets) != [n for n in self._groups[node] if n != node] or len(targets) != len(
-            boxes
+            sealed_shares
         ):
             raise ReplyError("the sealed shares are not one for each other site of the group")
-        self._boxes[node] = dict(zip(targets, boxes, strict=True))
+        self._sealed[node] = dict(zip(targets, sealed_shares, strict=True))
         self._shared.add(node)
 
-    def boxes_for(self, node: int) -> tuple[list[int], list[bytes]]:
+    def sealed_shares_for(self, node: int) -> tuple[list[int], list[bytes]]:
         """Return who sealed shares for a site, and the shares (stage 2)."""
         sources = [peer for peer in self._groups[node] if peer != node and peer in self._shared]
-        return sources, [self._boxes[peer][node] for peer in sources]
+        return sources, [self._sealed[peer][node] for peer in sources]
 
     def add_masked(self, node: int, words: Words) -> None:
         """Add a site's masked vector (stage 2)."""
         self._total = self._total + words
         self.survivors.add(node)
 
-    def fates(self, node: int) -> tuple[list[int], list[int]]:
+    def status(self, node: int) -> tuple[list[int], list[int]]:
         """Return who of a site's group is in the sum, and who dropped out of it (stage 3)."""
         group = [peer for peer in self._groups[node] if peer in self._shared]
         survivors = [peer for peer in group if peer in self.survivors]
@@ -132,7 +132,7 @@ class MaskedSum:
         ReplyError
             If they are not one for each site that was asked about.
         """
-        survivors, dropped = self.fates(node)
+        survivors, dropped = self.status(node)
         owners = [*survivors, *dropped]
         if len(owners) != len(shares):
             raise ReplyError("the shares are not one for each site that was asked about")

@@ -78,7 +78,7 @@ def evaluate_layout(blank: Stats) -> Layout:
     return layout_of(evaluate_summands(EvaluateReply(Stats(), 0), blank))
 
 
-def mean_replies(sums: Arrays, sent: Arrays, carriers: list[Message], extra: Arrays) -> None:
+def mean_replies(sums: Arrays, sent: Arrays, replies: list[Message], extra: Arrays) -> None:
     """Turn the messages that brought masked vectors into replies that hold their mean.
 
     Parameters
@@ -94,23 +94,23 @@ def mean_replies(sums: Arrays, sent: Arrays, carriers: list[Message], extra: Arr
         If the sums make no sense, because a site did not follow the protocol.
     """
     weight, total = int(sums[WEIGHT_KEY]), int(sums[EXAMPLES_KEY])
-    if not 0 < weight < 2**53 or not len(carriers) <= total < 2**53:
+    if not 0 < weight < 2**53 or not len(replies) <= total < 2**53:
         raise ReplyError("the unmasked sum is not one; a site did not follow the protocol")
     records = {ARRAYS: pack_arrays(_means(sums, sent, ARRAYS, weight))}
     if extra:
         records[EXTRA] = pack_arrays(_means(sums, extra, EXTRA, weight))
-    shares = np.full(len(carriers), total // len(carriers))
-    shares[: total % len(carriers)] += 1
-    steps = round(int(sums[STEPS_KEY]) / len(carriers))
+    shares = np.full(len(replies), total // len(replies))
+    shares[: total % len(replies)] += 1
+    steps = round(int(sums[STEPS_KEY]) / len(replies))
     loss = float(sums[LOSS_KEY]) / total
-    for carrier, share in zip(carriers, shares, strict=True):
-        for name in list(carrier.content):
-            del carrier.content[name]
-        carrier.content[METRICS] = MetricRecord(
+    for reply, share in zip(replies, shares, strict=True):
+        for name in list(reply.content):
+            del reply.content[name]
+        reply.content[METRICS] = MetricRecord(
             {NUM_EXAMPLES: int(share), NUM_STEPS: steps, LOSS: loss}
         )
         for name, record in records.items():
-            carrier.content[name] = record
+            reply.content[name] = record
 
 
 def pooled_stats(sums: Arrays, blank: Stats) -> Stats:

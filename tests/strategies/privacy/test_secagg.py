@@ -13,7 +13,6 @@ from fl_client.policy.site import site_from_mapping
 from fl_common.errors import ConfigError, EgressError, PolicyError, QuorumError, ReplyError
 from fl_server.config.compose import compose_overrides
 from fl_server.runtimes.simulation import InProcessGrid
-from strategies.privacy import secagg
 from strategies.privacy.fixed_point import from_words, layout_of, num_words, to_words
 from strategies.privacy.masking import mask
 from strategies.privacy.modes import SecureAggregation
@@ -22,7 +21,15 @@ from strategies.privacy.secagg_server import MaskedSum
 from strategies.wire.messages import ARRAYS, EXTRA, METRICS, STATS, UPDATE
 from strategies.wire.records import pack_arrays, unpack_arrays
 from strategies.wire.refusal import Refusal
-from strategies.wire.secagg import BOXES, MASKED, SECAGG, STAGE, VECTOR
+from strategies.wire.secagg import (
+    MASKED,
+    SECAGG,
+    STAGE,
+    VECTOR,
+    MaskRequest,
+    SharesRequest,
+    Stage,
+)
 
 
 def summands(rng):
@@ -101,21 +108,23 @@ class Federation:
 
     def run(self):
         total = MaskedSum(self.mode, len(self.plain[0]))
-        for node in self.alive(self.plain, secagg.KEYS):
+        for node in self.alive(self.plain, Stage.KEYS):
             session = self.sessions[node]
             total.add_keys(node, session.mask_public, session.seal_public)
         total.form_groups(random.Random(0))
-        nodes = self.alive(self.alive(self.plain, secagg.KEYS), secagg.SHARES)
+        nodes = self.alive(self.alive(self.plain, Stage.KEYS), Stage.SHARES)
         for node in nodes:
             total.add_shares(node, *self.sessions[node].share(*total.group(node), 3))
         total.check(nodes)
-        nodes = self.alive(nodes, secagg.MASK)
+        nodes = self.alive(nodes, Stage.MASK)
         for node in nodes:
-            self.masked[node] = self.sessions[node].mask(*total.boxes_for(node), self.plain[node])
+            self.masked[node] = self.sessions[node].mask(
+                *total.sealed_shares_for(node), self.plain[node]
+            )
             total.add_masked(node, self.masked[node])
         total.check(total.survivors)
-        for node in self.alive(nodes, secagg.UNMASK):
-            total.add_unmasking(node, self.sessions[node].unmask(*total.fates(node)))
+        for node in self.alive(nodes, Stage.UNMASK):
+            total.add_unmasking(node, self.sessions[node].unmask(*total.status(node)))
         return total.result(), nodes
 
 
@@ -123,12 +132,12 @@ class Federation:
     "lost",
     [
         {},
-        {secagg.KEYS: [0]},
-        {secagg.SHARES: [4]},
-        {secagg.MASK: [2]},
-        {secagg.MASK: [0, 6]},
-        {secagg.UNMASK: [1, 5]},
-        {secagg.KEYS: [3], secagg.MASK: [0], secagg.UNMASK: [6]},
+        {Stage.KEYS: [0]},
+        {Stage.SHARES: [4]},
+        {Stage.MASK: [2]},
+        {Stage.MASK: [0, 6]},
+        {Stage.UNMASK: [1, 5]},
+        {Stage.KEYS: [3], Stage.MASK: [0], Stage.UNMASK: [6]},
     ],
 )
 def test_sum_survives_dropouts_at_every_stage(lost):
@@ -138,7 +147,7 @@ def test_sum_survives_dropouts_at_every_stage(lost):
     assert len(nodes) >= 4
 
 
-@pytest.mark.parametrize("stage", [secagg.SHARES, secagg.MASK, secagg.UNMASK])
+@pytest.mark.parametrize("stage", [Stage.SHARES, Stage.MASK, Stage.UNMASK])
 def test_sum_stays_masked_when_too_many_drop_out(stage):
     with pytest.raises((ReplyError, PolicyError)):
         Federation(7, lost={stage: [0, 1, 2, 3]}).run()
@@ -146,7 +155,7 @@ def test_sum_stays_masked_when_too_many_drop_out(stage):
 
 def test_sum_over_groups_of_neighbours():
     mode = SecureAggregation(num_neighbours=6, threshold=0.51)
-    federation = Federation(20, mode, lost={secagg.MASK: [3, 11], secagg.UNMASK: [7]})
+    federation = Federation(20, mode, lost={Stage.MASK: [3, 11], Stage.UNMASK: [7]})
     total, nodes = federation.run()
     np.testing.assert_array_equal(total, sum(federation.plain[n] for n in nodes))
     assert {len(s.peers) for s in federation.sessions.values()} == {6}
@@ -165,7 +174,7 @@ def test_masked_vectors_look_uniform_alone_and_in_parts():
 
 
 def at_unmasking(num_sites=5):
-    federation = Federation(num_sites, lost={secagg.UNMASK: list(range(num_sites))})
+    federation = Federation(num_sites, lost={Stage.UNMASK: list(range(num_sites))})
     with pytest.raises(ReplyError, match="stays masked"):
         federation.run()
     return federation.sessions[0]
@@ -233,11 +242,11 @@ def test_sealed_shares_cannot_be_read_or_swapped():
     total.form_groups(random.Random(0))
     for node, session in federation.sessions.items():
         total.add_shares(node, *session.share(*total.group(node), 3))
-    sources, boxes = total.boxes_for(0)
+    sources, sealed = total.sealed_shares_for(0)
     secrets = [s.seed for s in federation.sessions.values()]
-    assert not any(secret in box for secret in secrets for box in boxes)
+    assert not any(secret in shares for secret in secrets for shares in sealed)
     with pytest.raises(ReplyError, match="sealed"):
-        federation.sessions[0].mask(sources, boxes[::-1], np.zeros(3, np.uint64))
+        federation.sessions[0].mask(sources, sealed[::-1], np.zeros(3, np.uint64))
 
 
 # End to end
@@ -265,7 +274,7 @@ class Spy(InProcessGrid):
 
     def _deliver(self, message: Message) -> Message:
         asked = message.content.get(SECAGG)
-        stage = asked[STAGE] if asked is not None else secagg.KEYS
+        stage = asked[STAGE] if asked is not None else Stage.KEYS
         kind = message.metadata.message_type
         if kind in ("train", "evaluate", "query.secagg") and (
             message.metadata.dst_node_id in self._lost.get(stage, ())
@@ -346,18 +355,18 @@ def test_server_never_sees_a_single_result(federated, run):
     assert not any(secret in words for secret in secrets)
 
 
-@pytest.mark.parametrize("stage", [secagg.KEYS, secagg.SHARES, secagg.MASK, secagg.UNMASK])
+@pytest.mark.parametrize("stage", [Stage.KEYS, Stage.SHARES, Stage.MASK, Stage.UNMASK])
 def test_run_survives_a_dropout_between_stages(federated, run, stage):
     config = federated("privacy=secagg", "sites.rejoin_seconds=0")
     outcome, _ = run(config, Spy(config.site_data, {stage: [4]}))
     for record in outcome.rounds:
         assert record.status == "ok"
         status = {(s.site, s.phase): s.status for s in record.sites}
-        expected = "ok" if stage == secagg.UNMASK else "failed"
+        expected = "ok" if stage == Stage.UNMASK else "failed"
         assert status[("site_2", "evaluate")] == expected
         assert status[("site_0", "evaluate")] == "ok"
     plain = federated("sites.rejoin_seconds=0", folder="plain")
-    gone = {} if stage == secagg.UNMASK else {secagg.KEYS: [4]}
+    gone = {} if stage == Stage.UNMASK else {Stage.KEYS: [4]}
     without, _ = run(plain, Spy(plain.site_data, gone))
     for name, array in without.arrays.items():
         np.testing.assert_allclose(outcome.arrays[name], array, atol=1e-5)
@@ -366,7 +375,7 @@ def test_run_survives_a_dropout_between_stages(federated, run, stage):
 def test_run_stops_with_a_reason_when_too_many_drop_out(federated, run):
     config = federated("privacy=secagg", "sites.rejoin_seconds=0")
     with pytest.raises(QuorumError, match="too many sites dropped out"):
-        run(config, Spy(config.site_data, {secagg.MASK: [2, 3, 4]}))
+        run(config, Spy(config.site_data, {Stage.MASK: [2, 3, 4]}))
 
 
 def test_training_that_cannot_be_unmasked_keeps_the_model(federated, run):
@@ -412,33 +421,51 @@ def test_nothing_of_a_session_is_left_at_the_site(federated, run):
         assert not context.state.get("secagg-session")
 
 
-def asked_for(stage, **values):
+def asked_for(stage):
+    """A request of a stage; its vector has three words."""
+    if stage == Stage.SHARES:
+        record = SharesRequest(session="a", threshold=3).to_record()
+    else:
+        record = MaskRequest(session="a", num_sites=3, num_words=3).to_record()
+    return Message(RecordDict({SECAGG: ConfigRecord({**record, STAGE: stage})}), 2, "query.secagg")
 
-    return Message(RecordDict({SECAGG: ConfigRecord({STAGE: stage, **values})}), 2, "query.secagg")
+
+@pytest.fixture
+def checked(tmp_path):
+    """Show the guard a reply to a stage."""
+    site = site_from_mapping({"name": "a", "data": {"train": "a.csv"}}, "test", tmp_path)
+
+    def check(stage, values, vector):
+        message = asked_for(stage)
+        content = RecordDict({SECAGG: ConfigRecord(values)})
+        if vector is not None:
+            content[MASKED] = pack_arrays({VECTOR: vector})
+        check_reply(message, Message(content, reply_to=message), site)
+
+    return check
 
 
 @pytest.mark.parametrize(
-    ("stage", "values", "vector"),
+    ("stage", "values", "vector", "why"),
     [
-        (secagg.SHARES, {BOXES: [b"x" * 2000]}, None),
-        (secagg.SHARES, {"rows": [b"x"]}, None),
-        (secagg.SHARES, {BOXES: ["text"]}, None),
-        (secagg.SHARES, {}, np.zeros(3, np.uint64)),
-        (secagg.MASK, {}, np.zeros(4, np.uint64)),
-        (secagg.MASK, {}, np.zeros(3, np.float64)),
-        (secagg.MASK, {}, None),
-        (7, {}, None),
+        (Stage.SHARES, {"sealed-shares": [b"x" * 2000]}, None, "at most 1024 bytes"),
+        (Stage.SHARES, {"rows": [b"x"]}, None, "'rows'"),
+        (Stage.SHARES, {"sealed-shares": ["text"]}, None, "'sealed-shares.0'"),
+        (Stage.SHARES, {}, np.zeros(3, np.uint64), "records"),
+        (Stage.MASK, {}, np.zeros(4, np.uint64), "form"),
+        (Stage.MASK, {}, np.zeros(3, np.float64), "form"),
+        (Stage.MASK, {}, None, "form"),
+        (7, {}, None, "no stage 7"),
     ],
 )
-def test_guard_lets_out_only_what_a_stage_needs(tmp_path, reply, stage, values, vector):
+def test_guard_lets_out_only_what_a_stage_needs(checked, stage, values, vector, why):
+    with pytest.raises(EgressError, match=why):
+        checked(stage, values, vector)
 
-    site = site_from_mapping({"name": "a", "data": {"train": "a.csv"}}, "test", tmp_path)
-    message = asked_for(stage, **{"num-words": 3})
-    content = RecordDict({SECAGG: ConfigRecord(values)})
-    if vector is not None:
-        content[MASKED] = pack_arrays({VECTOR: vector})
-    with pytest.raises(EgressError):
-        check_reply(message, Message(content, reply_to=message), site)
+
+def test_guard_lets_out_what_a_stage_needs(checked):
+    checked(Stage.SHARES, {"nodes": [1, 2], "sealed-shares": [b"x" * 900] * 2}, None)
+    checked(Stage.MASK, {}, np.zeros(3, np.uint64))
 
 
 @pytest.mark.parametrize(
