@@ -30,13 +30,14 @@ from strategies.wire.messages import (
     JOB,
     LAST_COMMITTED,
     ROUND,
+    SPLIT,
     SiteReply,
     TrainReply,
     config_of,
 )
 from strategies.wire.records import find_record, pack_arrays, unpack_arrays
 from strategies.wire.secagg import WEIGHTING
-from tasks.contract import Arrays
+from tasks.contract import HOLDOUT, Arrays
 
 
 class GuardedApp(ClientApp):
@@ -106,12 +107,13 @@ def _trained(message: Message, context: Context, site: SiteConfig, state: RoundS
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
-    """Send the metric summands of the site's holdout rows."""
+    """Send the metric summands of the site's holdout rows, or of those that choose."""
     config = config_of(message)
     site, job = site_of(context), str(config[JOB])
     number = _round_of(config)  # round 0: as submitted
     state = open_state(context, site, job, before=_from(config, number + 1)) if number else None
-    reply = runner.evaluate(site, job, _weights(message), state)
+    split = str(config.get(SPLIT, HOLDOUT))
+    reply = runner.evaluate(site, job, _weights(message), state, split)
     if Job.from_json(job).secagg:
         summands = evaluate_summands(reply, runner.empty_stats(job))
         return secagg_client.start(message, context, summands)

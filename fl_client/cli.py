@@ -52,7 +52,7 @@ def _serve(raw: dict[str, Any]) -> None:
     limit_threads(threads)
     path = Path(str(raw["site"])).resolve()
     site = read_site(path)
-    for file in (site.source.train, site.source.holdout):
+    for file in (site.source.train, site.source.validation, site.source.holdout):
         # Pictures are a folder, or a file that lists them.
         if file and not file.startswith("dataset:") and not Path(file).exists():
             raise ConfigError(f"{path}: data file {file} does not exist")

@@ -21,6 +21,7 @@ class SiteReport:
     num_train: int
     num_holdout: int
     notes: tuple[str, ...]
+    num_validation: int = 0
 
 
 def check_site(site: SiteConfig, job_text: str) -> SiteReport:
@@ -35,7 +36,9 @@ def check_site(site: SiteConfig, job_text: str) -> SiteReport:
         data = runner.open_data(site, job_text)
     except FedleagueError as error:
         raise type(error)(f"site '{site.name}': {error}") from error
-    return SiteReport(site.name, data.num_train, data.num_holdout, tuple(data.notes))
+    return SiteReport(
+        site.name, data.num_train, data.num_holdout, tuple(data.notes), data.num_validation
+    )
 
 
 def check_site_file(path: Path, job_text: str, preview: Path | None = None) -> SiteReport:

@@ -10,7 +10,8 @@ import json
 import logging
 import math
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, cast
 
@@ -28,6 +29,8 @@ from strategies.wire.compression import applies, encode
 from strategies.wire.job import Job
 from strategies.wire.messages import EvaluateReply, SiteReply
 from tasks.contract import (
+    HOLDOUT,
+    VALIDATION,
     Arrays,
     DataSource,
     LocalObjective,
@@ -39,6 +42,7 @@ from tasks.contract import (
     child_seed,
 )
 from tasks.registry import load_task
+from tasks.sites.data import require_distinct
 from tasks.sites.file_version import file_version
 from tasks.stats import Stats
 from tasks.trees.variable_size import VariableSizeModel
@@ -57,14 +61,20 @@ def open_data(site: SiteConfig, job_text: str) -> SiteData:
 def describe(site: SiteConfig, job_text: str) -> SiteReply:
     """Return the site's name and row counts."""
     data = open_data(site, job_text)
-    return SiteReply(site.name, data.num_train, data.num_holdout)
+    return _counts(site, data)
 
 
 def fit(site: SiteConfig, job_text: str) -> SiteReply:
     """Return the summands from which the global preprocessing is fitted."""
     task, data = _open(site, job_text)
     stats = task.fit(data, site.policy.min_group_size)
-    return SiteReply(site.name, data.num_train, data.num_holdout, stats)
+    return replace(_counts(site, data), stats=stats)
+
+
+def _counts(site: SiteConfig, data: SiteData) -> SiteReply:
+    return SiteReply(
+        site.name, data.num_train, data.num_holdout, num_validation=data.num_validation
+    )
 
 
 def train(
@@ -107,22 +117,49 @@ def variable_size_model(job_text: str) -> VariableSizeModel | None:
 
 
 def evaluate(
-    site: SiteConfig, job_text: str, arrays: Arrays, state: SiteState | None = None
+    site: SiteConfig,
+    job_text: str,
+    arrays: Arrays,
+    state: SiteState | None = None,
+    split: str = HOLDOUT,
 ) -> EvaluateReply:
-    """Return the metric summands on the site's held-out rows.
+    """Return the metric summands on the site's held-out rows, or on those that choose.
+
+    Which rows these are, the site has decided: a job cannot move a row from one split to another.
 
     Parameters
     ----------
     state : SiteState or None
         The site's memory, from which a personal strategy makes the site's own model; None
         evaluates the model as received (the baseline).
+
+    Raises
+    ------
+    PolicyError
+        If the server asks for any other rows.
+    DataError
+        If the site has no validation rows: no other rows stand in for them.
     """
     task, data = _open(site, job_text)
+    num_rows = _num_evaluated(data, split)
     model = _model(job_text)
     own = personaliser(Job.from_json(job_text).strategy, site.policy.custom_code)
     model.load(own(arrays, state) if own is not None and state is not None else arrays)
-    stats = _large_subgroups(task.evaluate(model, data), data, site.policy)
-    return EvaluateReply(stats, data.num_holdout)
+    stats = _large_subgroups(task.evaluate(model, data, split), data, site.policy, split)
+    return EvaluateReply(stats, num_rows)
+
+
+def _num_evaluated(data: SiteData, split: str) -> int:
+    """Return how many rows an evaluation is about, if it may be asked for."""
+    sizes = {HOLDOUT: data.num_holdout, VALIDATION: data.num_validation}
+    if split not in sizes:
+        raise PolicyError(f"a site evaluates on {HOLDOUT} or {VALIDATION}, not on {split!r}")
+    if not sizes[split]:
+        raise DataError(
+            f"the server asks for the {split} split, and this site has none; set "
+            "data.validation_fraction, or data.validation, in site.yaml"
+        )
+    return sizes[split]
 
 
 def empty_stats(job_text: str) -> Stats:
@@ -198,18 +235,20 @@ class _PolicyTask:
         return self._task.train(model, data, config, objective, seed)
 
 
-def _large_subgroups(stats: Stats, data: SiteData, policy: Policy) -> Stats:
-    """Leave out the sums of subgroups that are too small here.
+def _large_subgroups(stats: Stats, data: SiteData, policy: Policy, split: str) -> Stats:
+    """Leave out the sums of subgroups that are too small in this split here.
 
     Data that do not say how large their subgroups are send none, unless any size may leave.
     """
     if policy.min_subgroup_rows <= 1:
         return stats
-    sizes: Mapping[str, int] = getattr(data, "subgroup_rows", {})
+    count: Callable[[str], Mapping[str, int]] | None = getattr(data, "subgroup_rows", None)
+    sizes = count(split) if count is not None else {}
+    num_rows = _num_evaluated(data, split)
     kept = {
         f"subgroups/{name}"
         for name, size in sizes.items()
-        if policy.subgroup_may_leave(size, data.num_holdout)
+        if policy.subgroup_may_leave(size, num_rows)
     }
 
     def may_leave(name: str) -> bool:
@@ -227,6 +266,8 @@ def _open(site: SiteConfig, job_text: str) -> tuple[Task, SiteData]:
     data = _data(job.task, _schema_key(job_text), site.source, job.split_seed)
     site.policy.check_rows("training split", data.num_train)
     site.policy.check_rows("holdout split", data.num_holdout)
+    if data.num_validation:
+        site.policy.check_rows("validation split", data.num_validation)
     return task, data
 
 
@@ -247,10 +288,12 @@ _readings: OrderedDict[DataSource, tuple[tuple[object, ...], SiteData]] = Ordere
 def _data(task_name: str, schema: str, source: DataSource, split_seed: int) -> SiteData:
     """Read a site's rows, or return the last reading if neither job nor file has changed."""
     seed = split_seed if source.split_seed is None else source.split_seed
-    asked = (task_name, schema, seed, file_version(source.train), file_version(source.holdout))
+    files = (source.train, source.validation, source.holdout)
+    asked = (task_name, schema, seed, *(file_version(file) for file in files))
     known = _readings.get(source)
     if known is not None and known[0] == asked:
         return known[1]
+    require_distinct(source)
     try:
         data = load_task(task_name, json.loads(schema)).read(source, seed)
     except MemoryError as error:

@@ -20,6 +20,8 @@ from tasks.stats import Stats
 
 Array = NDArray[Any]
 Arrays = dict[str, NDArray[Any]]
+TRAIN, VALIDATION, HOLDOUT = "train", "validation", "holdout"
+"""A site's splits: one trains, one chooses (early stopping, the best round), one only scores."""
 Fitted = Mapping[str, Any]
 """Finalised preprocessing as plain JSON values; made by ``Task.prepare`` on the server."""
 
@@ -58,6 +60,11 @@ class DataSource:
     holdout : str or None
         A second file; without it ``holdout_fraction`` of ``train`` is held out.
     holdout_fraction : float, in (0, 1)
+    validation : str or None
+        A further file, whose rows choose between rounds.
+    validation_fraction : float, in (0, 1), or None
+        Without such a file, this part of the training rows that are left once the holdout is cut,
+        so that the holdout is the same rows whatever it is; None: no row chooses.
     split_seed : int or None
         Pins the split; ``None`` takes the run's.
     partition : Partition or None
@@ -70,6 +77,8 @@ class DataSource:
     train: str
     holdout: str | None = None
     holdout_fraction: float = 0.2
+    validation: str | None = None
+    validation_fraction: float | None = None
     split_seed: int | None = None
     partition: Partition | None = None
     on_invalid: str | None = None
@@ -224,11 +233,19 @@ class ScoreCard:
 
 
 class SiteData(Protocol):
-    """One site's rows, read and split; opaque outside its adapter."""
+    """One site's rows, read and split; opaque outside its adapter.
+
+    Data with a method ``subgroup_rows(split)``, which counts a split's rows in each declared
+    subgroup, let a site's policy hold back the small ones only; of any other none leaves.
+    """
 
     @property
     def num_train(self) -> int:
         """Number of training rows."""
+
+    @property
+    def num_validation(self) -> int:
+        """Number of rows that choose between rounds; 0 where the site has none."""
 
     @property
     def num_holdout(self) -> int:
@@ -314,8 +331,14 @@ class Task(Protocol):
             If the loss or a weight is not finite.
         """
 
-    def evaluate(self, model: Model, data: SiteData) -> Stats:
-        """Return the metric summands on the site's held-out rows."""
+    def evaluate(self, model: Model, data: SiteData, split: str = HOLDOUT) -> Stats:
+        """Return the metric summands on one split of the site's rows.
+
+        Parameters
+        ----------
+        split : {"holdout", "validation"}
+            The other one's rows must not enter; a site's policy asks for no other name.
+        """
 
     def empty_stats(self, model: Model) -> Stats:
         """Return all-zero metric summands: every name, shape and dtype that ``evaluate`` may send.
@@ -380,7 +403,7 @@ class ExportsSites(Protocol):
     """Writes a named data set's site as files, to be deployed."""
 
     def export(self, data: SiteData, folder: Path) -> dict[str, str]:
-        """Write train and holdout below ``folder``; return their places, as in ``site.yaml``."""
+        """Write every split below ``folder``; return their places, as in ``site.yaml``."""
 
 
 def child_seed(seed: int, *path: int | str) -> int:

@@ -1,10 +1,10 @@
 """The site's append-only audit log: one JSON line for everything asked and everything sent.
 
 A line holds ``time``, ``direction`` (``in`` or ``out``), ``run``, ``round`` and ``asked`` (the
-message type). An incoming line adds ``job`` (task, model, strategy and the sha256 of the whole
-text) and ``received`` (arrays); an outgoing one ``decision`` (``allowed`` or ``refused``), then
-``left`` (arrays) and ``values`` (counts and names), or ``why`` and ``code``. An array is its name,
-shape, dtype, bytes and sha256.
+message type), in an evaluation also ``split`` (whose rows were asked about). An incoming line adds
+``job`` (task, model, strategy and the sha256 of the whole text) and ``received`` (arrays); an
+outgoing one ``decision`` (``allowed`` or ``refused``), then ``left`` (arrays) and ``values``
+(counts and names), or ``why`` and ``code``. An array is its name, shape, dtype, bytes and sha256.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 
 from fl_common.errors import ReplyError
 from strategies.wire.job import Job
-from strategies.wire.messages import CONFIG, JOB, ROUND
+from strategies.wire.messages import CONFIG, JOB, ROUND, SPLIT
 from strategies.wire.records import find_record
 
 
@@ -51,13 +51,14 @@ def write_line(path: Path | None, line: Mapping[str, Any]) -> None:
 
 
 def asked(message: Message) -> dict[str, Any]:
-    """Return who asked what: run, round and message type."""
+    """Return who asked what: run, round, message type, and of an evaluation the split."""
     config = _config(message)
-    return {
+    line = {
         "run": message.metadata.run_id,
         "round": config.get(ROUND),
         "asked": message.metadata.message_type,
     }
+    return line if SPLIT not in config else {**line, "split": config[SPLIT]}
 
 
 def job(message: Message) -> dict[str, Any]:

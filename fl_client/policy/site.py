@@ -7,10 +7,12 @@
       train: data/train.csv        # CSV, Parquet or pictures, relative to this file
       holdout: null                # or a second file
       holdout_fraction: 0.2        # without one, this part of the rows is held out
+      validation: null             # or a file whose rows choose between rounds, never score
+      validation_fraction: null    # without one, this part of the rows that are not held out
       split_seed: null             # pins the split; null: the run's
       on_invalid: null             # bad pictures and labels: refuse or drop; null: the use case's
     policy:
-      min_rows: 5                  # refuse to answer from fewer training or holdout rows
+      min_rows: 5                  # refuse to answer from fewer rows in any split
       min_group_size: 5            # rarer categories are folded into `other` before they leave
       min_subgroup_rows: 5         # a subgroup's sums leave only if it, and the rest, has as many
       tasks: null                  # null: any; or a list of names
@@ -48,7 +50,10 @@ import yaml
 
 from fl_client.policy.policy import Policy
 from fl_common.errors import ConfigError
-from tasks.contract import DataSource, Partition
+from tasks.contract import HOLDOUT, TRAIN, VALIDATION, DataSource, Partition
+
+FILES = (TRAIN, VALIDATION, HOLDOUT)
+"""Keys of ``data`` that name a file or a folder."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +147,7 @@ def _source(name: str, data: dict[str, Any], origin: str, folder: Path) -> DataS
     given = _values(
         DataSource, {k: v for k, v in data.items() if k != "partition"}, origin, "data."
     )
-    given |= {k: _located(given[k], folder) for k in ("train", "holdout") if given.get(k)}
+    given |= {k: _located(given[k], folder) for k in FILES if given.get(k)}
     if partition:
         for key in ("kind", "num_sites", "index"):
             if partition.get(key) is None:
@@ -222,6 +227,8 @@ _CHECKS: dict[str, Callable[[Any, str, str], Any]] = {
     "train": _text,
     "holdout": _text,
     "holdout_fraction": _share,
+    "validation": _text,
+    "validation_fraction": _share,
     "split_seed": _whole(0),
     "on_invalid": _bad,
     "kind": _text,

@@ -124,7 +124,8 @@ def check(
     report = _client("fl_client.data_check", "check_site_file")(site, job.to_json(), preview)
     console.print(
         f"site '{report.name}' fits '{usecase}': {report.num_train} training rows, "
-        f"{report.num_holdout} held out",
+        + (f"{report.num_validation} to choose by, " if report.num_validation else "")
+        + f"{report.num_holdout} held out",
         markup=False,
         highlight=False,
     )

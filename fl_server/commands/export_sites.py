@@ -21,11 +21,11 @@ TABULAR = {"tabular_classification": True, "tabular_regression": False}
 NAMED = "dataset:"
 
 Writer = Callable[[DataSource, Path], dict[str, str]]
-"""Writes a source below a folder; returns ``train`` and ``holdout`` of ``site.yaml``."""
+"""Writes a source below a folder; returns the files of its splits, as in ``site.yaml``."""
 
 
 def write_sites(usecase: str, overrides: list[str], out: Path) -> list[Path]:
-    """Write ``OUT/<site>/site.yaml`` and beside it the simulation's training and holdout data.
+    """Write ``OUT/<site>/site.yaml`` and beside it the simulation's splits.
 
     Tables become CSV files; pictures a folder with a CSV manifest (classes), COCO JSON (boxes) or
     masks. A site's folder appears whole or not at all.
@@ -70,9 +70,9 @@ def _tables(config: RunConfig) -> Writer:
 
     def write(source: DataSource, folder: Path) -> dict[str, str]:
         frames = site_frames(source, config.split_seed, schema)
-        for name, frame in zip(("train", "holdout"), frames, strict=True):
+        for name, frame in frames.items():
             frame.to_csv(folder / f"{name}.csv", index=False)
-        return {"train": "train.csv", "holdout": "holdout.csv"}
+        return {name: f"{name}.csv" for name in frames}
 
     return write
 

@@ -241,6 +241,9 @@ def _site_data(data: Mapping[str, Any], partition: Mapping[str, Any]) -> tuple[d
     shared: dict[str, Any] = {
         "holdout_fraction": _fraction("data.holdout_fraction", data["holdout_fraction"])
     }
+    if data["validation_fraction"] is not None:
+        key = "validation_fraction"
+        shared[key] = _fraction(f"data.{key}", data[key])
     if data["on_invalid"] is not None:
         shared["on_invalid"] = either("refuse", "drop")("data.on_invalid", data["on_invalid"])
     if data["sites"]:

@@ -174,8 +174,8 @@ class Admission:
                     )
                 )
             else:
-                counts = (answer.num_train, answer.num_holdout)
-                self.registry.admit(Site(answer.name, node_id, *counts, answer.memory_round))
+                counts = (answer.num_train, answer.num_holdout, answer.memory_round)
+                self.registry.admit(Site(answer.name, node_id, *counts, answer.num_validation))
         return pooled
 
     def _answer(self, reply: Message) -> SiteReply:

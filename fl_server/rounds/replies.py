@@ -124,7 +124,8 @@ def pooled(
 
     def screen(member: Site, reply: Message) -> tuple[int, None]:
         nonlocal running
-        answer = check_evaluate(reply, member.num_holdout, blank, counts_per_row=counts_per_row)
+        rows = member.num_rows(exchange.phase)
+        answer = check_evaluate(reply, rows, blank, counts_per_row=counts_per_row)
         running = running.merge(answer.stats)
         return answer.num_examples, None
 

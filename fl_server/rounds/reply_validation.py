@@ -168,7 +168,7 @@ def cast_like(new: Arrays, sent: Arrays, place: str = "") -> Arrays:
 
 def check_evaluate(
     reply: Message,
-    num_holdout: int,
+    num_rows: int,
     expected: Stats | None = None,
     *,
     counts_per_row: int = 1,
@@ -177,10 +177,12 @@ def check_evaluate(
 
     Parameters
     ----------
+    num_rows : int
+        Rows that the site declared in the split it was asked about.
     expected : Stats or None
         All-zero summands of this task, model and use case: what a reply may hold.
     counts_per_row : int
-        How much one held-out row may add to a count; more than 1 where rows hold many objects.
+        How much one evaluated row may add to a count; more than 1 where rows hold many objects.
 
     Raises
     ------
@@ -189,13 +191,11 @@ def check_evaluate(
         the count allows, or not finite.
     """
     answer = EvaluateReply.from_records(reply.content)
-    if answer.num_examples != num_holdout:
-        raise ReplyError(
-            f"reply covers {answer.num_examples} rows, the site declared {num_holdout} held out"
-        )
+    if answer.num_examples != num_rows:
+        raise ReplyError(f"reply covers {answer.num_examples} rows, the site declared {num_rows}")
     if expected is not None:
         _check_forms(answer.stats, expected)
-    check_summands(answer.stats, num_holdout * counts_per_row)
+    check_summands(answer.stats, num_rows * counts_per_row)
     return answer
 
 

@@ -216,7 +216,7 @@ class SecaggExchange:
 
         def screen(member: Site, reply: Message) -> tuple[int, None]:
             check(reply)
-            return member.num_train if self.phase == "train" else member.num_holdout, None
+            return member.num_rows(self.phase), None
 
         yield from exchange.replies(messages, screen)
         for site, record in exchange.records.items():

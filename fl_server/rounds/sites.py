@@ -31,6 +31,12 @@ class Site:
     num_train: int
     num_holdout: int
     memory_round: int | None = None
+    num_validation: int = 0
+
+    def num_rows(self, phase: str) -> int:
+        """Return of how many rows a reply of a phase speaks: ``train``, ``validate``, else all."""
+        by_phase = {"train": self.num_train, "validate": self.num_validation}
+        return by_phase.get(phase, self.num_holdout)
 
 
 class SiteRegistry:

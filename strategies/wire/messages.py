@@ -39,8 +39,11 @@ EXTRA, UPDATE = "extra", "update"
 JOB, ROUND, NUM_EXAMPLES, PROXIMAL_MU = "job", "server-round", "num-examples", "proximal-mu"
 LAST_COMMITTED = "last-committed"
 """The last round whose training at this site counts: what it remembers of later ones is void."""
-NUM_TRAIN, NUM_HOLDOUT, NUM_STEPS, LOSS, EPSILON, NAME, MEMORY_ROUND = (
+SPLIT = "split"
+"""Which rows an evaluation is about: ``holdout`` (where it is absent) or ``validation``."""
+NUM_TRAIN, NUM_VALIDATION, NUM_HOLDOUT, NUM_STEPS, LOSS, EPSILON, NAME, MEMORY_ROUND = (
     "num-train",
+    "num-validation",
     "num-holdout",
     "num-steps",
     "train-loss",
@@ -63,10 +66,13 @@ class SiteReply:
     num_holdout: int
     stats: Stats = field(default_factory=Stats)
     memory_round: int | None = None
+    num_validation: int = 0
 
     def to_records(self) -> RecordDict:
         """Encode for the wire."""
         metrics = MetricRecord({NUM_TRAIN: self.num_train, NUM_HOLDOUT: self.num_holdout})
+        if self.num_validation:
+            metrics[NUM_VALIDATION] = self.num_validation
         if self.memory_round is not None:
             metrics[MEMORY_ROUND] = self.memory_round
         records = RecordDict({SITE: ConfigRecord({NAME: self.name}), METRICS: metrics})
@@ -89,6 +95,7 @@ class SiteReply:
                 _count(metrics, NUM_HOLDOUT),
                 Stats(unpack_arrays(stats)) if stats is not None else Stats(),
                 _count(metrics, MEMORY_ROUND) if MEMORY_ROUND in metrics else None,
+                _count(metrics, NUM_VALIDATION) if NUM_VALIDATION in metrics else 0,
             )
         except KeyError as error:
             raise ReplyError(f"reply lacks {error}") from error

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from fl_common.errors import ConfigError, DataError
 from tasks.contract import (
+    HOLDOUT,
     DataSource,
     Fitted,
     LocalObjective,
@@ -134,8 +135,8 @@ class ImageClassification:
                 network, len(split), batch_loss, config, objective=objective, generator=generator
             )
 
-    def evaluate(self, model: Model, data: SiteData) -> Stats:
-        """Return the summands of every scope on the held-out pictures.
+    def evaluate(self, model: Model, data: SiteData, split: str = HOLDOUT) -> Stats:
+        """Return the summands of every scope on a split's pictures.
 
         Notes
         -----
@@ -143,13 +144,14 @@ class ImageClassification:
         each subgroup, however few it has here; the site's policy may hold small ones back.
         """
         network, site = cast(ImageClassifier, model), cast(ImageData, data)
-        scores = _probabilities(network, site.holdout.loader(network.preprocess.geometry))
-        labels = site.holdout.labels
+        part = site.split(split)
+        scores = _probabilities(network, part.loader(network.preprocess.geometry))
+        labels = part.labels
         stats = classification_stats(labels, scores).under("overall")
-        for name, member in site.members().items():
+        for name, member in site.members(split).items():
             if member.any():
-                part = classification_stats(labels[member], scores[member])
-                stats = stats.merge(part.under(f"subgroups/{name}"))
+                members = classification_stats(labels[member], scores[member])
+                stats = stats.merge(members.under(f"subgroups/{name}"))
         return stats
 
     def empty_stats(self, model: Model) -> Stats:

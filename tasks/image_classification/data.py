@@ -68,19 +68,18 @@ class ImageData(SiteSplits[PictureSplit]):
         super().__init__(name, train, holdout, notes)
         self._schema = schema
 
-    @property
-    def subgroup_rows(self) -> dict[str, int]:
-        """Held-out pictures of each declared subgroup; a site's policy may hold small ones back."""
-        return {name: int(member.sum()) for name, member in self.members().items()}
+    def subgroup_rows(self, split: str) -> dict[str, int]:
+        """Pictures of each declared subgroup; a site's policy may hold small ones back."""
+        return {name: int(member.sum()) for name, member in self.members(split).items()}
 
-    def members(self) -> dict[str, NDArray[np.bool_]]:
-        """Return which held-out pictures belong to each subgroup, each of shape (n,)."""
-        found = {}
+    def members(self, split: str) -> dict[str, NDArray[np.bool_]]:
+        """Return which pictures of a split belong to each subgroup, each of shape (n,)."""
+        found, part = {}, self.split(split)
         for group in self._schema.subgroups:
             if group.label is not None:
-                found[group.name] = self.holdout.labels == self._schema.classes.index(group.label)
+                found[group.name] = part.labels == self._schema.classes.index(group.label)
             else:
-                values = column_values(self.holdout.pictures, str(group.column))
+                values = column_values(part.pictures, str(group.column))
                 found[group.name] = np.isin(values.astype(str), group.values)
         return found
 

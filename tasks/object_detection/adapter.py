@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from fl_common.errors import ConfigError, DivergedError, SchemaError
 from tasks.contract import (
+    HOLDOUT,
     DataSource,
     Fitted,
     LocalObjective,
@@ -124,15 +125,15 @@ class ObjectDetection:
         detector = cast(DetectionModel, model)
         return train_detector(detector, items, config, objective=objective, seed=seed)
 
-    def evaluate(self, model: Model, data: SiteData) -> Stats:
-        """Return the summands of ``detection_stats`` on the held-out pictures.
+    def evaluate(self, model: Model, data: SiteData, split: str = HOLDOUT) -> Stats:
+        """Return the summands of ``detection_stats`` on a split's pictures.
 
         Raises
         ------
         DivergedError
             If a weight, a box or a score is not finite.
         """
-        detector, items = cast(DetectionModel, model), cast(DetectionData, data).holdout
+        detector, items = cast(DetectionModel, model), cast(DetectionData, data).split(split)
         if not detector.is_finite():
             raise DivergedError("a weight of the model is not finite; lower train.lr")
         schema = self.schema

@@ -11,6 +11,7 @@ import torch
 
 from fl_common.errors import ConfigError, DivergedError, SchemaError
 from tasks.contract import (
+    HOLDOUT,
     DataSource,
     Fitted,
     LocalObjective,
@@ -163,8 +164,8 @@ class SemanticSegmentation:
                 network, len(split), batch_loss, config, objective=objective, generator=generator
             )
 
-    def evaluate(self, model: Model, data: SiteData) -> Stats:
-        """Return the summands of ``segmentation_stats`` on the held-out pictures.
+    def evaluate(self, model: Model, data: SiteData, split: str = HOLDOUT) -> Stats:
+        """Return the summands of ``segmentation_stats`` on a split's pictures.
 
         Masks are scored in their own size: what the model sees smaller is scaled back.
 
@@ -173,10 +174,8 @@ class SemanticSegmentation:
         DivergedError
             If a weight is not finite.
         """
-        network, scenes = (
-            cast(SegmentationModel, model),
-            cast(SegmentationData, data).holdout.scenes,
-        )
+        network = cast(SegmentationModel, model)
+        scenes = cast(SegmentationData, data).split(split).scenes
         if not network.is_finite():
             raise DivergedError("a weight of the model is not finite; lower train.lr")
         found = predicted_masks(network, [scene.image_ref for scene in scenes])

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from fl_common.errors import SchemaError
 from fl_common.words import suggest
 from tasks.contract import (
+    HOLDOUT,
     DataSource,
     Fitted,
     LocalObjective,
@@ -126,15 +127,15 @@ class TabularTask(ABC):
         with small_operations():
             return train_model(network, tensors, loss, config, objective=objective, seed=seed)
 
-    def evaluate(self, model: Model, data: SiteData) -> Stats:
-        """Return the summands of every scope on the held-out rows."""
-        network = cast(Scorer, model)
+    def evaluate(self, model: Model, data: SiteData, split: str = HOLDOUT) -> Stats:
+        """Return the summands of every scope on a split's rows."""
+        network, site = cast(Scorer, model), cast(TabularData, data)
 
         def row_stats(targets: NDArray[Any], raw: NDArray[Any]) -> Stats:
             return self._row_stats(network, targets, raw)
 
         with small_operations():
-            return evaluate_scopes(network, cast(TabularData, data), self.schema, row_stats)
+            return evaluate_scopes(network, site, split, self.schema, row_stats)
 
     def empty_stats(self, model: Model) -> Stats:
         """Return all-zero summands of every scope that a reply may hold."""

@@ -1,4 +1,4 @@
-"""One site's rows: read, cut by partition, split into training and holdout."""
+"""One site's rows: read, cut by partition, split into training, validation and holdout."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from fl_common.errors import ConfigError, DataError, SchemaError
 from fl_common.words import suggest
-from tasks.contract import DataSource, Partition
+from tasks.contract import HOLDOUT, VALIDATION, DataSource, Partition
 from tasks.sites.data import SiteSplits
 from tasks.sites.partition import partition_rows
-from tasks.sites.splits import has_single, splitter
+from tasks.sites.splits import ThreeWay, has_single, split_three_ways, splitter
 from tasks.tabular.encode import Encoder, Units
 from tasks.tabular.files import DATASET, Table, open_table
 from tasks.tabular.rows import Rows, complete_rows, labelled_rows
@@ -33,7 +33,7 @@ class Tensors(NamedTuple):
 
 
 class TabularData(SiteSplits[Rows]):
-    """A site's training and holdout rows (``contract.SiteData``).
+    """A site's training, validation and holdout rows (``contract.SiteData``).
 
     Encoded tensors are made once per preprocessing and kept.
     """
@@ -45,24 +45,25 @@ class TabularData(SiteSplits[Rows]):
         holdout: Rows,
         notes: list[str],
         subgroups: Sequence[str] = (),
+        *,
+        validation: Rows | None = None,
     ) -> None:
-        super().__init__(name, train, holdout, notes)
+        super().__init__(name, train, holdout, notes, validation=validation)
         self._subgroups = tuple(subgroups)
         self._tensors: dict[str, Tensors] = {}
         self._encoded_by = ""
 
-    @property
-    def subgroup_rows(self) -> dict[str, int]:
-        """Held-out rows of each declared subgroup; a site's policy may hold small ones back."""
-        counts = self.holdout.groups.sum(axis=0).tolist()
+    def subgroup_rows(self, split: str) -> dict[str, int]:
+        """Rows of each declared subgroup in a split; a site's policy may hold small ones back."""
+        counts = self.split(split).groups.sum(axis=0).tolist()
         return dict(zip(self._subgroups, counts, strict=True))
 
     def tensors(self, encoder: Encoder, split: str) -> Tensors:
-        """Return the rows of ``split`` (``train`` or ``holdout``), encoded."""
+        """Return the rows of ``split``, encoded."""
         if self._encoded_by != encoder.key:
             self._tensors, self._encoded_by = {}, encoder.key
         if split not in self._tensors:
-            rows = self.train if split == "train" else self.holdout
+            rows = self.split(split)
             inputs = encoder.encode(rows, self.name, self._units(encoder))
             targets = encoder.scale_target(rows.target)
             self._tensors[split] = Tensors(torch.from_numpy(inputs), torch.from_numpy(targets))
@@ -76,16 +77,16 @@ class TabularData(SiteSplits[Rows]):
 def read_site(source: DataSource, split_seed: int, schema: TabularSchema) -> TabularData:
     """Read and split a site's files.
 
-    Without a holdout file the rows are split as ``schema.split`` says, which depends on the seed,
-    on each row's position in the file and on the classes. A partition cuts the training and the
-    holdout file alike; incomplete rows are dropped after it, before the split.
+    What has no file of its own is split off the training file as ``schema.split`` says, which
+    depends on the seed, on each row's position in the file and on the classes. A partition cuts
+    every file alike; incomplete rows are dropped after it, before the split.
 
     Raises
     ------
     DataError, SchemaError
         Naming file, row, column and cure.
     ConfigError
-        If ``holdout_fraction`` is not within (0, 1), or ``on_invalid`` is set: it means pictures.
+        If a fraction is not within (0, 1), or ``on_invalid`` is set: it means pictures.
     """
     if source.on_invalid is not None:
         raise ConfigError(
@@ -96,25 +97,33 @@ def read_site(source: DataSource, split_seed: int, schema: TabularSchema) -> Tab
     if len(rows) < 2:
         found = "one row" if len(rows) else "no complete row"
         raise DataError(f"{source.train}: site '{source.name}' has {found}; it needs at least 2")
-    if source.holdout is not None:
-        train = rows
-        holdout, more = _usable(source, source.holdout, schema)
-        notes += more
-        _same_columns(source.train, train, source.holdout, holdout)
-    else:
-        labels = rows.target if schema.classes else None
-        if labels is not None and has_single(labels):
-            notes.append("a class has one row only: the holdout split is not stratified")
-        kept, held = _split(source, split_seed, schema, labels, len(rows))
-        train, holdout = rows.take(kept), rows.take(held)
-    subgroups = [group.name for group in schema.subgroups]
-    return TabularData(source.name, train, holdout, notes + _notes(train, schema), subgroups)
+    given = {HOLDOUT: source.holdout, VALIDATION: source.validation}
+    read: dict[str, Rows] = {}
+    for split, file in given.items():
+        if file is not None:
+            read[split], more = _usable(source, file, schema)
+            notes += more
+            _same_columns(source.train, rows, file, read[split])
+    labels = rows.target if schema.classes else None
+    drawn = _split(source, split_seed, schema, labels, len(rows))
+    if labels is not None:
+        notes += _unstratified(labels, drawn)
+    for split in (HOLDOUT, VALIDATION):
+        if split not in read and len(getattr(drawn, split)):
+            read[split] = rows.take(getattr(drawn, split))
+    train = rows.take(drawn.train)
+    return TabularData(
+        source.name,
+        train,
+        read[HOLDOUT],
+        notes + _notes(train, schema),
+        [group.name for group in schema.subgroups],
+        validation=read.get(VALIDATION),
+    )
 
 
-def site_positions(
-    source: DataSource, split_seed: int, schema: TabularSchema
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return which rows of a shared table a site trains on and which it holds out.
+def site_positions(source: DataSource, split_seed: int, schema: TabularSchema) -> ThreeWay:
+    """Return which rows of a shared table a site trains on, chooses by and holds out.
 
     Raises
     ------
@@ -127,8 +136,8 @@ def site_positions(
     if schema.drop_incomplete:
         index = index[complete_rows(rows.take(index))]
     labels = rows.target[index] if schema.classes else None
-    kept, held = _split(source, split_seed, schema, labels, len(index))
-    return index[kept], index[held]
+    drawn = _split(source, split_seed, schema, labels, len(index))
+    return ThreeWay(*(index[positions] for positions in drawn))
 
 
 def _split(
@@ -137,9 +146,27 @@ def _split(
     schema: TabularSchema,
     labels: NDArray[np.int64] | None,
     size: int,
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    seed = split_seed if source.split_seed is None else source.split_seed
-    return splitter(schema.split)(size, labels, source.holdout_fraction, seed)
+) -> ThreeWay:
+    """Split what has no file of its own."""
+    return split_three_ways(
+        splitter(schema.split),
+        size,
+        labels,
+        holdout=source.holdout_fraction if source.holdout is None else None,
+        validation=source.validation_fraction if source.validation is None else None,
+        seed=split_seed if source.split_seed is None else source.split_seed,
+    )
+
+
+def _unstratified(labels: NDArray[np.int64], drawn: ThreeWay) -> list[str]:
+    """Note each split that was drawn without regard to classes, for lack of rows."""
+    left = np.sort(np.concatenate([drawn.train, drawn.validation]))
+    stages = ((HOLDOUT, drawn.holdout, labels), (VALIDATION, drawn.validation, labels[left]))
+    return [
+        f"a class has one row only: the {split} split is not stratified"
+        for split, rows, among in stages
+        if len(rows) and has_single(among)
+    ]
 
 
 def _usable(source: DataSource, name: str, schema: TabularSchema) -> tuple[Rows, list[str]]:

@@ -1,4 +1,4 @@
-"""Scopes and attributions: the held-out rows seen whole, by subgroup and by feature block."""
+"""Scopes and attributions: a split's rows seen whole, by subgroup and by feature block."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ def outputs(model: Scorer, inputs: torch.Tensor) -> NDArray[np.float32]:
 
 
 def evaluate_scopes(
-    model: Scorer, data: TabularData, schema: TabularSchema, row_stats: RowStats
+    model: Scorer, data: TabularData, split: str, schema: TabularSchema, row_stats: RowStats
 ) -> Stats:
-    """Return the metric summands of every scope, and the attributions' sums.
+    """Return a split's metric summands of every scope, and the attributions' sums.
 
     A subgroup without rows here adds nothing. A block keeps its own features and sets every other
     one to its global mean (one-hot: frequency).
@@ -53,12 +53,13 @@ def evaluate_scopes(
     and per column one sum of |gradient x input| (trees: |TreeSHAP|).
     """
     encoder = model.encoder
-    inputs = data.tensors(encoder, "holdout").inputs
-    targets = data.holdout.target
+    inputs = data.tensors(encoder, split).inputs
+    rows = data.split(split)
+    targets = rows.target
     whole = outputs(model, inputs)
     stats = row_stats(targets, whole).under("overall")
     for g, group in enumerate(schema.subgroups):
-        member = data.holdout.groups[:, g]
+        member = rows.groups[:, g]
         if member.any():
             part = row_stats(targets[member], whole[member])
             stats = stats.merge(part.under(f"subgroups/{group.name}"))

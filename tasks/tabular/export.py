@@ -1,4 +1,4 @@
-"""Cut a shared table into one site's training and holdout tables, as a simulation would."""
+"""Cut a shared table into one site's splits, as a simulation would."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from tasks.tabular.schema import TabularSchema
 
 def site_frames(
     source: DataSource, split_seed: int, schema: TabularSchema
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the rows that ``read_site`` would train on and hold out, with every column.
+) -> dict[str, pd.DataFrame]:
+    """Return each split that ``read_site`` would make, with every column of its rows.
 
     Raises
     ------
@@ -27,5 +27,9 @@ def site_frames(
     from tasks.tabular.datasets import load_dataset
 
     frame = load_dataset(source.train.removeprefix(DATASET))
-    kept, held = site_positions(source, split_seed, schema)
-    return frame.iloc[np.asarray(kept)], frame.iloc[np.asarray(held)]
+    drawn = site_positions(source, split_seed, schema)
+    return {
+        split: frame.iloc[np.asarray(rows)]
+        for split, rows in zip(drawn._fields, drawn, strict=True)
+        if len(rows)
+    }

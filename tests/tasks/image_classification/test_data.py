@@ -196,7 +196,7 @@ def test_a_manifest_gives_subgroups_and_natural_sites(site, schema_values):
         cut = Partition("column", 2, index, column="scanner")
         data = read_site(DataSource("a", path, partition=cut), 0, grouped)
         assert data.num_train + data.num_holdout == 18
-        assert data.subgroup_rows == {"b": data.num_holdout * index}
+        assert data.subgroup_rows("holdout") == {"b": data.num_holdout * index}
     wrong = Partition("column", 2, 0, column="scaner")
     with pytest.raises(SchemaError, match="no column 'scaner'; did you mean 'scanner'"):
         read_site(DataSource("a", path, partition=wrong), 0, grouped)
