@@ -55,6 +55,10 @@ class Quadratic:
         return self.rows
 
     @property
+    def num_validation(self):
+        return 0
+
+    @property
     def num_holdout(self):
         return self.rows
 
@@ -139,7 +143,7 @@ class QuadraticTask:
         model.vector = start + data.attack * (weights - start)
         return TrainOutcome(model.arrays(), data.rows, steps, loss)
 
-    def evaluate(self, model, data):
+    def evaluate(self, model, data, split="holdout"):
         total = data.rows * data.loss(model.vector)
         return Stats({"overall/rows": np.array(data.rows), "overall/loss": np.array(total)})
 
