@@ -262,6 +262,9 @@ def _open(site: SiteConfig, job_text: str) -> tuple[Task, SiteData]:
     """Check the job against the policy, then read the site's data (cached)."""
     job = Job.from_json(job_text)
     site.policy.check(job)
+    kind, _, dataset = site.source.train.partition(":")
+    if kind == "dataset":
+        site.policy.check_plugin("datasets", dataset)
     task = _task(job_text)
     data = _data(job.task, _schema_key(job_text), site.source, job.split_seed)
     site.policy.check_rows("training split", data.num_train)

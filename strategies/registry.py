@@ -1,4 +1,7 @@
-"""Client updates by name: the only code that a server can ask a site to run."""
+"""Client updates by name: the only code that a server can ask a site to run.
+
+A plugin's strategy has its client update, ``local_update``, in the module of its entry point.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from functools import lru_cache
 from typing import cast
 
 from fl_common.errors import PolicyError
+from fl_common.plugins import find_plugin
 from strategies.local import ClientUpdate
 from strategies.personal import Personalise
 
@@ -42,7 +46,8 @@ def client_update(name: str, custom_code: bool = False) -> ClientUpdate:
     Parameters
     ----------
     name : str
-        A name in ``CLIENT_UPDATES``, or ``module:function`` for a researcher's own.
+        A name in ``CLIENT_UPDATES`` or of an installed plugin (which the site's policy was asked
+        for before), or ``module:function`` for a researcher's own.
     custom_code : bool
         Whether the site allows code outside this package (it must be installed at the site).
 
@@ -76,8 +81,12 @@ def personaliser(name: str, custom_code: bool = False) -> Personalise | None:
 def _path(name: str, custom_code: bool) -> str:
     path = CLIENT_UPDATES.get(name)
     if path is not None:
+        find_plugin("strategies", name, CLIENT_UPDATES)  # refuses one of this name
+    if path is not None:
         return path
     if ":" not in name:
+        if (plugin := find_plugin("strategies", name)) is not None:
+            return f"{plugin.module}:local_update"
         raise PolicyError(
             f"strategy '{name}' has no client update here; known: {sorted(CLIENT_UPDATES)}"
         )

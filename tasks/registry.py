@@ -1,6 +1,7 @@
 """Find a task adapter by its public name.
 
-The one table below is the whole registry; an adapter's libraries load only when it is asked for.
+The table below is what ships; plugins add theirs (``fl_common.plugins``). An adapter's libraries
+load only when it is asked for.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fl_common.errors import ConfigError
+from fl_common.plugins import find_plugin, plugin_names
 from fl_common.words import suggest
 from tasks.contract import Task
 
@@ -23,8 +25,8 @@ _TASKS: dict[str, str] = {
 
 
 def task_names() -> list[str]:
-    """Return every task's public name, sorted."""
-    return sorted(_TASKS)
+    """Return every task's public name, plugins' too, sorted."""
+    return sorted({*_TASKS, *plugin_names("tasks")})
 
 
 def load_task(name: str, schema: Mapping[str, Any]) -> Task:
@@ -40,8 +42,11 @@ def load_task(name: str, schema: Mapping[str, Any]) -> Task:
     Raises
     ------
     ConfigError
-        If there is no such task, or the schema does not fit it.
+        If there is no such task, its plugin is broken, or the schema does not fit it.
     """
+    if (plugin := find_plugin("tasks", name, _TASKS)) is not None:
+        made: Task = plugin.load()(schema)
+        return made
     path = _TASKS.get(name)
     if path is None:
         raise ConfigError(f"task '{name}' does not exist{suggest(name, task_names())}")

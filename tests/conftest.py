@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -63,6 +64,44 @@ def csv_sites(tmp_path: Path) -> list[Path]:
         classification_frame(rows, seed).to_csv(path, index=False)
         paths.append(path)
     return paths
+
+
+Install = Callable[..., Path]
+
+
+@pytest.fixture
+def install_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
+    """Install a small package, with its entry points, into a folder of its own on ``sys.path``."""
+    from strategies.registry import client_update, personaliser
+    from tasks.tabular.datasets import load_dataset
+
+    def forget() -> None:
+        for cache in (client_update, personaliser, load_dataset):
+            cache.cache_clear()
+
+    modules: list[str] = []
+
+    def install(package: str, entries: dict[str, dict[str, str]], **sources: str) -> Path:
+        folder = tmp_path / f"site-packages-{package}"
+        info = folder / f"{package.replace('-', '_')}-1.0.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+        sections = (
+            f"[fedleague.{group}]\n" + "".join(f"{k} = {v}\n" for k, v in named.items())
+            for group, named in entries.items()
+        )
+        (info / "entry_points.txt").write_text("\n".join(sections))
+        for name, source in sources.items():
+            (folder / f"{name}.py").write_text(source)
+            modules.append(name)
+        monkeypatch.syspath_prepend(folder)
+        forget()
+        return folder
+
+    yield install
+    forget()
+    for name in modules:
+        sys.modules.pop(name, None)
 
 
 Compose = Callable[..., RunConfig]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fl_common.errors import PolicyError
+from fl_common.plugins import find_plugin, same_package
 from strategies.wire.job import Job
 from tasks.contract import TrainConfig
 
@@ -21,6 +22,7 @@ class Policy:
     strategies: tuple[str, ...] | None = None
     weights_may_leave: bool = True
     custom_code: bool = False
+    plugins: tuple[str, ...] = ()
     max_local_epochs: int = 100
     max_local_steps: int = 100_000
     epsilon_budget: float | None = None
@@ -41,11 +43,33 @@ class Policy:
             allowed: tuple[str, ...] | None = getattr(self, key)
             if allowed is not None and value not in allowed:
                 raise PolicyError(f"policy.{key} allows {list(allowed)}, the server asks {value!r}")
+        for group, name in used_names(job):
+            self.check_plugin(group, name)
+        if ":" in job.model.name and not self.custom_code:
+            raise PolicyError(
+                f"model '{job.model.name}' is custom code; to allow it set policy.custom_code: true"
+            )
         if self.secure_aggregation and not job.secagg:
             raise PolicyError(
                 "policy.secure_aggregation is true, the server asks for unmasked results"
             )
         self.check_train(job.train)
+
+    def check_plugin(self, group: str, name: str) -> None:
+        """Refuse a name that an installed package adds, unless the site allows the package.
+
+        Raises
+        ------
+        PolicyError
+            Naming the package and the policy key.
+        """
+        plugin = find_plugin(group, name)
+        if plugin is None or any(same_package(plugin.package, own) for own in self.plugins):
+            return
+        raise PolicyError(
+            f"{group} '{name}' comes from the plugin '{plugin.package}'; to let it run here set "
+            f"policy.plugins: [{', '.join([*self.plugins, plugin.package])}]"
+        )
 
     def check_train(self, train: TrainConfig) -> None:
         """Refuse more local work than the site allows.
@@ -79,3 +103,15 @@ class Policy:
         """Refuse to answer from too few rows."""
         if num_rows < self.min_rows:
             raise PolicyError(f"policy.min_rows is {self.min_rows}, the {what} has {num_rows} rows")
+
+
+def used_names(job: Job) -> list[tuple[str, str]]:
+    """Return every name of a job that a plugin may add, with its group."""
+    extra = job.schema.get("extra_metrics") or {}
+    targets = [str(asked.get("_target_")) for asked in extra.values()]
+    return [
+        ("tasks", job.task),
+        ("models", job.model.name),
+        ("strategies", job.strategy),
+        *(("metrics", target) for target in targets),
+    ]

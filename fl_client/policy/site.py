@@ -19,7 +19,8 @@
       models: null
       strategies: null
       weights_may_leave: true      # false: evaluate only
-      custom_code: false           # client updates that are not part of fedleague
+      custom_code: false           # models and client updates that are not part of fedleague
+      plugins: []                  # installed packages that may add strategies, tasks, models ...
       max_local_epochs: 100
       max_local_steps: 100000
       epsilon_budget: null         # what private training may spend, over all runs, at
@@ -245,6 +246,7 @@ _CHECKS: dict[str, Callable[[Any, str, str], Any]] = {
     "strategies": _names,
     "weights_may_leave": _flag,
     "custom_code": _flag,
+    "plugins": _names,
     "max_local_epochs": _whole(1),
     "max_local_steps": _whole(1),
     "epsilon_budget": _positive,

@@ -6,15 +6,20 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from fl_common.plugins import plugin_packages
 from fl_server.config.run_config import RunConfig
 from strategies.simulated import simulated_sites_file
-
-SIMULATED_POLICY = {"min_rows": 1, "min_subgroup_rows": 1, "custom_code": True}
 
 
 def simulated_site(site: Mapping[str, Any]) -> str:
     """Return a simulated site as the JSON text that ``fl_client.site_lookup`` reads."""
-    return json.dumps({"policy": SIMULATED_POLICY, **site}, sort_keys=True)
+    policy = {
+        "min_rows": 1,
+        "min_subgroup_rows": 1,
+        "custom_code": True,
+        "plugins": plugin_packages(),
+    }
+    return json.dumps({"policy": policy, **site}, sort_keys=True)
 
 
 def write_simulated_sites(run_id: int, config: RunConfig) -> None:

@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import Any
 
 from fl_common.errors import ConfigError
+from fl_common.plugins import find_plugin, plugin_names
 from fl_common.words import suggest
 from tasks.images.issues import ImageIssues
 
@@ -52,7 +53,7 @@ class ImageDataset:
 
 def image_dataset_names() -> tuple[str, ...]:
     """Return every name that ``load_image_dataset`` knows, sorted."""
-    return tuple(sorted(_READERS))
+    return tuple(sorted({*_READERS, *plugin_names("datasets")}))
 
 
 def load_image_dataset(name: str) -> ImageDataset:
@@ -65,6 +66,9 @@ def load_image_dataset(name: str) -> ImageDataset:
     DataError
         If its files are absent.
     """
+    if (plugin := find_plugin("datasets", name, _READERS)) is not None:
+        pictures: ImageDataset = plugin.load()()
+        return pictures
     reference = _READERS.get(name)
     if reference is None:
         hint = suggest(name, image_dataset_names())

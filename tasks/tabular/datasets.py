@@ -13,6 +13,7 @@ from importlib import import_module
 import pandas as pd
 
 from fl_common.errors import ConfigError
+from fl_common.plugins import find_plugin, plugin_names
 from fl_common.words import suggest
 
 _READERS: dict[str, str] = {
@@ -35,7 +36,7 @@ _READERS: dict[str, str] = {
 
 def dataset_names() -> tuple[str, ...]:
     """Return every name that ``load_dataset`` knows, sorted."""
-    return tuple(sorted(_READERS))
+    return tuple(sorted({*_READERS, *plugin_names("datasets")}))
 
 
 @lru_cache(maxsize=16)
@@ -59,6 +60,9 @@ def load_dataset(name: str) -> pd.DataFrame:
     DataError
         If the table is read from files that are absent.
     """
+    if (plugin := find_plugin("datasets", name, _READERS)) is not None:
+        table: pd.DataFrame = plugin.load()()
+        return table
     reference = _READERS.get(name)
     if reference is None:
         raise ConfigError(f"dataset '{name}' does not exist{suggest(name, dataset_names())}")
