@@ -15,16 +15,26 @@ whole::
 from __future__ import annotations
 
 import types
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import is_dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import field, is_dataclass
 from difflib import get_close_matches
-from functools import cache
+from functools import cache, wraps
 from pathlib import PurePath
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    TypeVar,
+    Union,
+    dataclass_transform,
+    get_args,
+    get_origin,
+)
 
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, TypeAdapter
 from pydantic import ValidationError as PydanticError
+from pydantic.dataclasses import dataclass as pydantic_dataclass
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
@@ -35,7 +45,6 @@ Place = tuple[str | int, ...]
 """Keys and list positions from the root to a value."""
 
 MODEL = ConfigDict(extra="forbid", allow_inf_nan=False)
-"""For ``pydantic.dataclasses.dataclass(frozen=True, config=MODEL)``."""
 
 _MAX_LINE, _MAX_VALUE = 300, 120
 
@@ -72,6 +81,30 @@ Slug = Annotated[
     ),
 ]
 """What can name a folder and a page."""
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(field,))
+def checked(prefix: str = "") -> Callable[[type[T]], type[T]]:
+    """Make a class a frozen dataclass that checks its values, by whatever way it is made.
+
+    Its constructor raises ``ConfigError`` too, with the keys below ``prefix``.
+    """
+
+    def make(kind: type[T]) -> type[T]:
+        made: Any = pydantic_dataclass(kind, frozen=True, config=MODEL)
+        construct = made.__init__
+
+        @wraps(construct)
+        def __init__(self: T, *args: Any, **values: Any) -> None:
+            try:
+                construct(self, *args, **values)
+            except PydanticError as error:
+                raise ConfigError(one_line(error, made, prefix=prefix)) from None
+
+        made.__init__ = __init__
+        return made  # type: ignore[no-any-return]
+
+    return make
 
 
 def validated(kind: type[T], raw: Any, origin: str = "", prefix: str = "") -> T:

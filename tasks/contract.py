@@ -11,11 +11,21 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BeforeValidator
 
+from fl_common.validation import (
+    Count,
+    Fraction,
+    NonNegative,
+    Positive,
+    Text,
+    Whole,
+    checked,
+)
 from tasks.stats import Stats
 
 Array = NDArray[Any]
@@ -26,7 +36,7 @@ Fitted = Mapping[str, Any]
 """Finalised preprocessing as plain JSON values; made by ``Task.prepare`` on the server."""
 
 
-@dataclass(frozen=True)
+@checked("data.partition")
 class Partition:
     """How one shared table is cut into sites; the same seed gives the same cut everywhere.
 
@@ -39,15 +49,15 @@ class Partition:
         Number of sites, and which of them this is (0-based).
     """
 
-    kind: str
-    num_sites: int
-    index: int
-    seed: int = 0
-    alpha: float = 0.5
-    column: str | None = None
+    kind: Text
+    num_sites: Count
+    index: Whole
+    seed: Whole = 0
+    alpha: Positive = 0.5
+    column: Text | None = None
 
 
-@dataclass(frozen=True)
+@checked("data")
 class DataSource:
     """Where one site's rows are; written by the site (or by a simulation), never by a message.
 
@@ -73,26 +83,28 @@ class DataSource:
         What a bad picture or label does; ``None`` takes the use case's.
     """
 
-    name: str
-    train: str
-    holdout: str | None = None
-    holdout_fraction: float = 0.2
-    validation: str | None = None
-    validation_fraction: float | None = None
-    split_seed: int | None = None
+    name: Text
+    train: Text
+    holdout: Text | None = None
+    holdout_fraction: Fraction = 0.2
+    validation: Text | None = None
+    validation_fraction: Fraction | None = None
+    split_seed: Whole | None = None
     partition: Partition | None = None
-    on_invalid: str | None = None
+    on_invalid: Literal["refuse", "drop"] | None = None
 
 
-@dataclass(frozen=True)
+@checked("model")
 class ModelSpec:
     """A named architecture and its hyper-parameters."""
 
-    name: str
-    params: Mapping[str, Any] = field(default_factory=dict)
+    name: Text
+    params: Annotated[Mapping[str, Any], BeforeValidator(lambda v: {} if v is None else v)] = field(
+        default_factory=dict
+    )
 
 
-@dataclass(frozen=True)
+@checked("train.dp")
 class DpSgd:
     """Per-example clipping and noise in local training.
 
@@ -106,12 +118,12 @@ class DpSgd:
         Of the epsilon that a site reports.
     """
 
-    noise_multiplier: float
-    max_grad_norm: float
-    delta: float
+    noise_multiplier: NonNegative
+    max_grad_norm: Positive
+    delta: Fraction
 
 
-@dataclass(frozen=True)
+@checked("train")
 class TrainConfig:
     """Local training, the same for every site.
 
@@ -131,21 +143,17 @@ class TrainConfig:
         is true.
     """
 
-    optimizer: str = "sgd"
-    lr: float = 0.1
-    momentum: float = 0.0
-    weight_decay: float = 0.0
-    batch_size: int = 32
-    local_epochs: int = 1
-    local_steps: int | None = None
-    loss: str = "auto"
-    class_weight: str = "none"
-    grad_clip: float | None = None
+    optimizer: Text = "sgd"
+    lr: Positive = 0.1
+    momentum: NonNegative = 0.0
+    weight_decay: NonNegative = 0.0
+    batch_size: Count = 32
+    local_epochs: Count = 1
+    local_steps: Count | None = None
+    loss: Text = "auto"
+    class_weight: Text = "none"
+    grad_clip: Positive | None = None
     dp: DpSgd | None = None
-
-    def __post_init__(self) -> None:
-        if isinstance(self.dp, Mapping):  # from JSON
-            object.__setattr__(self, "dp", DpSgd(**self.dp))
 
     def private_steps(self, num_examples: int) -> tuple[float, int]:
         """Return the sampling rate q and the number of steps of one private training; both public.

@@ -71,7 +71,7 @@ def partition_rows(labels: NDArray[Any], column: NDArray[Any] | None, partition:
     Raises
     ------
     ConfigError
-        If the kind is unknown, the index is out of range, alpha is not positive, there are fewer
+        If the kind is unknown, the index is out of range, there are fewer
         than two rows a site, or the column's values do not match the number of sites.
     """
     _check(len(labels), column, partition)
@@ -201,7 +201,5 @@ def _check(num_rows: int, column: NDArray[Any] | None, partition: Partition) -> 
             f"{num_rows} rows cannot fill {partition.num_sites} sites of at least {MIN_ROWS} rows; "
             f"set data.num_sites to at most {num_rows // MIN_ROWS}"
         )
-    if partition.kind in ("dirichlet", "size") and not 0 < partition.alpha < np.inf:
-        raise ConfigError(f"partition alpha is {partition.alpha}, expected a number above 0")
     if partition.kind == "column" and (column is None or len(column) != num_rows):
         raise ConfigError("partition kind 'column' needs partition.column=NAME of a column")

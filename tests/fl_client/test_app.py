@@ -89,7 +89,7 @@ def test_custom_code_runs_only_if_the_site_allows_it(make_site, refused, monkeyp
 
 @pytest.mark.parametrize("limit", [math.inf, math.nan, "1000", True, None, 1e3])
 def test_epochs_that_are_no_number_do_not_slip_past_the_limit(site, refused, limit):
-    refused(site.fit(train={"local_epochs": limit}), Refusal.POLICY)
+    refused(site.fit(train={"local_epochs": limit}), Refusal.PROTOCOL)
 
 
 @pytest.mark.parametrize(

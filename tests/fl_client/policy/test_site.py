@@ -15,6 +15,7 @@ from fl_client.policy import site as module
 from fl_client.policy.site import Policy, SiteConfig, read_site, site_from_json, site_from_mapping
 from fl_common.errors import ConfigError, PolicyError
 from tasks.contract import DataSource, Partition, TrainConfig
+from tests.unchecked import unchecked
 
 NEEDED = ("name", "train")
 MINIMAL = {"name": "a", "data": {"train": "a.csv"}}
@@ -214,8 +215,8 @@ def test_null_means_the_default():
     [
         (TrainConfig(local_epochs=101), "max_local_epochs"),
         (TrainConfig(local_steps=100_001), "max_local_steps"),
-        (TrainConfig(local_epochs=float("nan")), "max_local_epochs"),
-        (TrainConfig(local_steps=float("inf")), "max_local_steps"),
+        (unchecked(TrainConfig(), local_epochs=float("nan")), "max_local_epochs"),
+        (unchecked(TrainConfig(), local_steps=float("inf")), "max_local_steps"),
     ],
 )
 def test_local_work_is_limited(train, key):

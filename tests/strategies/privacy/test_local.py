@@ -18,6 +18,7 @@ from strategies.wire.refusal import Refusal
 from tasks.contract import DataSource, DpSgd, LocalObjective, ModelSpec, TrainConfig
 from tasks.networks import dp_sgd
 from tasks.registry import load_task
+from tests.unchecked import unchecked
 
 pytest.importorskip("opacus")
 NOISELESS = DpSgd(noise_multiplier=0.0, max_grad_norm=1e9, delta=1e-5)
@@ -196,15 +197,15 @@ def test_server_cannot_widen_the_budget_by_delta_or_noise():
         {"batch_size": 0},
         {"local_steps": -3},
         {"batch_size": 2.5},
-        {"dp": DpSgd(math.nan, 1.0, 1e-5)},
-        {"dp": DpSgd(-1.0, 1.0, 1e-5)},
-        {"dp": DpSgd("1", 1.0, 1e-5)},
+        {"dp": unchecked(DpSgd(1.0, 1.0, 1e-5), noise_multiplier=math.nan)},
+        {"dp": unchecked(DpSgd(1.0, 1.0, 1e-5), noise_multiplier=-1.0)},
+        {"dp": unchecked(DpSgd(1.0, 1.0, 1e-5), noise_multiplier="1")},
     ],
 )
 def test_ledger_refuses_numbers_that_would_falsify_it(odd):
     memory = Memory()
     with pytest.raises(PolicyError):
-        PrivacyBudget(Policy(epsilon_budget=1e9), None, memory).spend(replace(CONFIG, **odd), 100)
+        PrivacyBudget(Policy(epsilon_budget=1e9), None, memory).spend(unchecked(CONFIG, **odd), 100)
     assert not memory
 
 

@@ -124,7 +124,7 @@ def test_fit_counts_pictures_not_boxes_and_hides_rare_classes(task, data):
         (FCOS, TrainConfig(optimizer="sdg"), "did you mean 'sgd'"),
         (FCOS, TrainConfig(loss="mse"), "brings its own loss"),
         (FCOS, TrainConfig(class_weight="balanced"), "expected none"),
-        (FCOS, TrainConfig(lr=float("nan")), "train.lr is nan"),
+        (FCOS, TrainConfig(lr=1e31), "train.lr is 1e+31"),
     ],
 )
 def test_bad_choices_are_named_before_any_site_is_asked(task, spec, config, says):

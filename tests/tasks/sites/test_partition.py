@@ -147,18 +147,28 @@ def test_a_thousand_sites_are_cut_in_a_moment(kind):
         (Partition("idd", 2, 0), "did you mean 'iid'"),
         (Partition("zzzz", 2, 0), "choose from 'iid', 'dirichlet', 'size', 'column'"),
         (Partition("iid", 2, 2), "index 2 of 2 sites"),
-        (Partition("iid", 2, -1), "index -1 of 2 sites"),
-        (Partition("iid", 0, 0), "index 0 of 0 sites"),
         (Partition("iid", 6, 0), "set data.num_sites to at most 5"),
-        (Partition("dirichlet", 2, 0, alpha=0.0), "alpha is 0.0"),
-        (Partition("size", 2, 0, alpha=float("nan")), "alpha is nan"),
-        (Partition("size", 2, 0, alpha=float("inf")), "alpha is inf"),
         (Partition("column", 2, 0), "needs partition.column=NAME"),
     ],
 )
 def test_impossible_request_says_what_to_change(wanted, message):
     with pytest.raises(ConfigError, match=message):
         partition_rows(np.zeros(10), None, wanted)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"index": -1}, "index must be a whole number, at least 0, got -1"),
+        ({"num_sites": 0}, "num_sites must be a whole number, at least 1, got 0"),
+        ({"alpha": 0.0}, "alpha must be a positive number, got 0.0"),
+        ({"alpha": float("nan")}, "alpha must be a positive number, got nan"),
+        ({"alpha": float("inf")}, "alpha must be a positive number, got inf"),
+    ],
+)
+def test_impossible_values_are_refused_by_the_type(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        Partition(**{"kind": "size", "num_sites": 2, "index": 0, **changes})
 
 
 @pytest.mark.parametrize(
