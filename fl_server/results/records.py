@@ -42,7 +42,7 @@ class SiteRecord:
     Parameters
     ----------
     site : str
-    phase : {"fit", "train", "evaluate"}
+    phase : {"fit", "train", "evaluate", "validate"}
     status : {"ok", "late", "failed", "refused", "diverged", "absent", "training"}
         ``training``: an asynchronous strategy did not wait for this site; no failure.
     num_examples : int

@@ -1,136 +1,88 @@
-"""The first exchange: who takes part, and the global preprocessing from their summands."""
+"""Who takes part: sites are admitted by what they declare, in the first exchange and later."""
 
 from __future__ import annotations
 
 import logging
-import secrets
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
-from typing import Any
+from collections.abc import Iterable
 
 from flwr.app import Message
 from flwr.serverapp import Grid
 
 from fl_common.errors import QuorumError, ReplyError
-from fl_server.config.run_config import RunConfig
-from fl_server.results.checkpoint import Checkpoint
-from fl_server.results.records import SiteRecord
+from fl_server.config.run_config import SitesConfig
+from fl_server.results.records import RoundRecord, SiteRecord
 from fl_server.rounds.client_state import accepted_rounds
 from fl_server.rounds.reply_validation import check_summands
+from fl_server.rounds.run_state import RunState
 from fl_server.rounds.sites import Site, SiteRegistry, wait_for_change, wait_for_nodes
-from strategies.privacy.modes import SecureAggregation
-from strategies.wire.job import Job
 from strategies.wire.messages import DESCRIBE, FIT, SiteReply, request
 from strategies.wire.records import payload_bytes
 from strategies.wire.refusal import Refusal
-from tasks.contract import Task
 from tasks.stats import Stats
-from tasks.trees.variable_size import VariableSizeModel
 
 log = logging.getLogger("fedleague.server")
 DESCRIBE_SECONDS = 60.0
 
 
 class Admission:
-    """Admit sites and fit the preprocessing.
+    """Admit sites, at the start and when they come back.
 
     Attributes
     ----------
     registry : SiteRegistry
-    fitted : mapping
-        Finalised preprocessing, after ``start``.
-    blank : Stats or None
-        All-zero metric summands: the names, shapes and dtypes that a reply may hold.
-    growing : VariableSizeModel or None
-        The run's model, where it judges replies itself.
-    job : str
-        The job text that every later message carries, after ``start``.
     refused : list of SiteRecord
         Nodes that joined but could not take part, and why.
+
+    Parameters
+    ----------
+    num_past : int
+        Rounds that the run has behind it, where it is resumed.
     """
 
     def __init__(
-        self,
-        grid: Grid,
-        config: RunConfig,
-        task: Task,
-        strategy_half: str,
-        *,
-        resumed: Checkpoint | None = None,
+        self, grid: Grid, sites: SitesConfig, state: RunState, *, num_past: int = 0
     ) -> None:
         self._grid = grid
-        self._config = config
-        self._task = task
-        self._job = Job(
-            task=config.usecase.task,
-            schema=config.schema,
-            model=config.model,
-            train=config.train,
-            strategy=strategy_half,
-            seed=config.seed,
-            split_seed=config.split_seed,
-            communication=config.communication,
-            secagg=isinstance(config.privacy, SecureAggregation),
-            run=(resumed.run if resumed else "") or _new_name(),
-        )
-        self._past = resumed.rounds if resumed else ()
+        self._config = sites
+        self._state = state
+        self._num_past = num_past
         self._seen: set[int] = set()
         self._given_up: set[str] = set()
         self.registry = SiteRegistry()
-        self.fitted: Mapping[str, Any] = {}
-        self.empty_stats: Stats | None = None
-        self.growing: VariableSizeModel | None = None
-        self.job = ""
         self.refused: list[SiteRecord] = []
 
-    @property
-    def run(self) -> str:
-        """Under which name the sites remember the run."""
-        return self._job.run
-
-    def start(self, expected: int, fitted: Mapping[str, Any] | None = None) -> None:
-        """Wait for the sites, ask for their summands and finalise the preprocessing.
+    def start(self, expected: int) -> Stats:
+        """Wait for the sites and return the pooled summands of their preprocessing.
 
         Parameters
         ----------
         expected : int
             How many sites to wait for.
-        fitted : mapping or None
-            Preprocessing of a resumed run, which is kept as it was.
 
         Raises
         ------
         QuorumError
             If too few sites join or can use their data.
-        SchemaError
-            If the sites' columns or classes do not fit together.
         """
-        nodes = wait_for_nodes(self._grid, self._config.sites, expected)
-        pooled = self._ask(FIT, nodes, self._config.sites.reply_seconds)
-        wanted = self._config.sites.quorum or 1
+        nodes = wait_for_nodes(self._grid, self._config, expected)
+        pooled = self._ask(FIT, nodes, self._config.reply_seconds)
+        wanted = self._config.quorum or 1
         if len(self.registry) < wanted:
             why = "; ".join(f"{record.site}: {record.reason}" for record in self.refused)
             raise QuorumError(f"{len(self.registry)} of {wanted} sites can take part ({why})")
-        self.fitted = self._task.prepare(pooled) if fitted is None else fitted
-        self._job = replace(self._job, fitted=self.fitted)
-        self.job = self._job.to_json()
+        return pooled
 
-    def forgetful(self) -> list[str]:
+    def forgetful(self, past: Iterable[RoundRecord]) -> list[str]:
         """Name the sites that trained before the resumption and do not remember that, or are away.
 
         A site keeps its states after the last two rounds in which it trained, and only one of them
         can be later than the checkpoint: the state that belongs to the checkpoint is there, unless
         it was lost. One that is later than the last accepted reply is as in a run without a break.
         """
-        trained = accepted_rounds(self._past)
-        held = {member.name: member.memory_round or 0 for member in self.registry}
+        trained = accepted_rounds(past)
+        held = {site.name: site.memory_round or 0 for site in self.registry}
         return sorted(name for name, number in trained.items() if held.get(name, 0) < number)
-
-    def start_anew(self) -> None:
-        """Give the run another name, under which no site remembers anything."""
-        self._job = replace(self._job, run=_new_name())
-        self.job = self._job.to_json()
 
     def refresh(self) -> None:
         """Admit sites that joined or came back on a new node since the last look."""
@@ -140,10 +92,10 @@ class Admission:
 
     def gather(self) -> list[Site]:
         """Return the connected sites; wait a while for one that has just dropped out."""
-        give_up = time.monotonic() + self._config.sites.rejoin_seconds
+        give_up = time.monotonic() + self._config.rejoin_seconds
         while True:
             online = self.registry.online(self._grid)
-            missing = {member.name for member in self.registry} - {m.name for m in online}
+            missing = {site.name for site in self.registry} - {site.name for site in online}
             if not missing - self._given_up:
                 break
             if time.monotonic() >= give_up:
@@ -155,7 +107,7 @@ class Admission:
 
     def _ask(self, kind: str, nodes: Iterable[int], timeout: float) -> Stats:
         nodes = list(nodes)
-        content = request(self._job.to_json(), len(self._past))
+        content = request(self._state.job_text, self._num_past)
         size = payload_bytes(content)
         pooled = Stats()
         self._seen.update(nodes)
@@ -193,8 +145,3 @@ class Admission:
         owner = self.registry.site(name).node_id
         if owner != node_id and owner in set(self._grid.get_node_ids()):
             raise ReplyError(f"another connected node is already called '{name}'")
-
-
-def _new_name() -> str:
-    """Return a name that no other server can guess: it opens what the sites remember."""
-    return secrets.token_hex(16)

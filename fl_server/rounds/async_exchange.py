@@ -11,13 +11,62 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from flwr.app import Message
-from flwr.serverapp import Grid
 
-from fl_server.config.run_config import SitesConfig
 from fl_server.results.records import SiteRecord
-from fl_server.rounds.exchange import LOST, Exchange, Refresh, Screen
+from fl_server.rounds.exchange import EvaluateOutcome, TrainOutcome
+from fl_server.rounds.federation import Federation
+from fl_server.rounds.phases import EvaluatePhase, TrainPhase, phase_of
+from fl_server.rounds.replies import LOST, ReplyCheck, ReplyCollector
 from fl_server.rounds.reply_stream import open_stream
-from fl_server.rounds.sites import Site, SiteRegistry
+from fl_server.rounds.sites import Site
+from tasks.contract import HOLDOUT, Arrays
+
+
+class AsyncExchange:
+    """Train without waiting for the slowest; a round ends when the strategy has enough."""
+
+    def __init__(
+        self, federation: Federation, training: TrainPhase, evaluation: EvaluatePhase
+    ) -> None:
+        self._federation = federation
+        self._training = training
+        self._evaluation = evaluation
+        self._requests = OpenRequests(federation)
+
+    def train(self, number: int, arrays: Arrays) -> TrainOutcome:
+        """Train one round on the sites that owe nothing; one reply makes a model."""
+        self._requests.begin()
+        return self._training.run(
+            number,
+            arrays,
+            self._requests,
+            lambda messages, sent, extra: self._requests.collect(
+                messages, self._training.check(sent, extra)
+            ),
+            gather=lambda: self._requests.free(self._federation.gather()),
+            quorum=1,
+        )
+
+    def evaluate(self, number: int, arrays: Arrays, split: str = HOLDOUT) -> EvaluateOutcome:
+        """Pool the metric summands of the connected sites.
+
+        Sites that still train are asked in the last round only: until then they would hold up all
+        others.
+
+        Raises
+        ------
+        QuorumError
+            If too few sites answer.
+        """
+        sites = self._evaluation.gather(split)
+        unasked: dict[str, SiteRecord] = {}
+        if self._requests.is_concurrent and number < self._federation.config.rounds:
+            unasked = self._requests.unasked(sites, phase_of(split))
+            sites = self._requests.free(sites)
+        collector = ReplyCollector(self._federation, phase_of(split))
+        messages = self._evaluation.messages(number, arrays, sites, split)
+        stats = self._evaluation.pool(collector, messages, split)
+        return self._evaluation.outcome(number, stats, collector.records, split, unasked)
 
 
 @dataclass(frozen=True)
@@ -25,39 +74,37 @@ class _Asked:
     """What one site was asked, when (monotonic seconds), and how its reply is checked."""
 
     message: Message
-    screen: Screen
-    round: int
+    check: ReplyCheck
     at: float
 
 
-class AsyncExchange(Exchange):
-    """One training exchange over all rounds; ``begin`` opens each.
+class OpenRequests(ReplyCollector):
+    """Training requests over all rounds; ``begin`` opens each.
 
     Attributes
     ----------
     records : dict of str to SiteRecord
         The current round's: sites asked in it, and sites whose reply came in it.
+    num_accepted : int
+        Replies of the current round that passed, to whichever round's request.
     """
 
-    def __init__(
-        self, grid: Grid, registry: SiteRegistry, sites: SitesConfig, refresh: Refresh
-    ) -> None:
-        super().__init__(grid, registry, sites, phase="train", refresh=refresh)
-        self._stream = open_stream(grid)
+    def __init__(self, federation: Federation) -> None:
+        super().__init__(federation, "train")
+        self._stream = open_stream(federation.grid)
         self._open: dict[str, _Asked] = {}
-        self._round = 0
 
     @property
     def is_concurrent(self) -> bool:
         """Whether a busy site cannot be asked for anything else without waiting for it."""
         return self._stream.concurrent
 
-    def begin(self, number: int) -> None:
+    def begin(self) -> None:
         """Open a round with no records."""
-        self._round = number
         self.records = {}
+        self.num_accepted = 0
 
-    def replies(self, messages: Iterable[Message], screen: Screen) -> Iterator[Message]:
+    def collect(self, messages: Iterable[Message], check: ReplyCheck) -> Iterator[Message]:
         """Send ``messages``; yield each reply, to these or to earlier ones, that passes its check.
 
         The caller stops when it has enough; what is open then stays open.
@@ -66,31 +113,27 @@ class AsyncExchange(Exchange):
         sent = list(self._noted(messages, outstanding))
         now = time.monotonic()
         for site, message in outstanding.items():
-            self._open[site] = _Asked(message, screen, self._round, now)
+            self._open[site] = _Asked(message, check, now)
             self._note(site, status="training", reason="its update counts when it comes")
         self._stream.send(sent)
         while self._open:
             self._give_up_overdue()
             due = min((asked.at for asked in self._open.values()), default=0.0)
-            reply = self._stream.receive(due + self._sites.reply_seconds - time.monotonic())
+            reply = self._stream.receive(due + self._waits.reply_seconds - time.monotonic())
             if reply is not None and self._counts(reply):
                 yield reply
             elif reply is None and not self._is_overdue(due):
                 break  # nothing is owed by the grid any more
 
-    def free(self, members: list[Site]) -> list[Site]:
+    def free(self, sites: list[Site]) -> list[Site]:
         """Return the sites that owe nothing."""
-        return [member for member in members if member.name not in self._open]
+        return [site for site in sites if site.name not in self._open]
 
-    def unasked(self, members: list[Site], phase: str) -> dict[str, SiteRecord]:
+    def unasked(self, sites: list[Site], phase: str) -> dict[str, SiteRecord]:
         """Return the records of busy sites that are spared a further request."""
         why = "not asked: it still trains on an older model"
-        busy = [member.name for member in members if member.name in self._open]
-        return {site: SiteRecord(site, phase, "training", reason=why) for site in busy}
-
-    def close(self) -> None:
-        """Give up every open request."""
-        self._stream.close()
+        busy = [site.name for site in sites if site.name in self._open]
+        return {name: SiteRecord(name, phase, "training", reason=why) for name in busy}
 
     def _counts(self, reply: Message) -> bool:
         """Record a reply; say whether it passed its check."""
@@ -104,7 +147,7 @@ class AsyncExchange(Exchange):
         if reply.has_error() and reply.error.code in LOST:
             self._note(site, status="absent", reason="site dropped out")
             return False
-        return self._accepted(site, reply, {site: asked.message}, asked.screen)
+        return self._accepted(site, reply, {site: asked.message}, asked.check)
 
     def _give_up_overdue(self) -> None:
         for site, asked in list(self._open.items()):
@@ -116,4 +159,4 @@ class AsyncExchange(Exchange):
                 self._note(site, status="late", reason="no reply in time")
 
     def _is_overdue(self, asked_at: float) -> bool:
-        return time.monotonic() >= asked_at + self._sites.reply_seconds
+        return time.monotonic() >= asked_at + self._waits.reply_seconds

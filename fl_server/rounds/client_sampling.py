@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 
-from fl_server.results.records import RoundRecord
+from fl_server.results.records import SiteRecord
 from fl_server.rounds.sites import Site
 from strategies.sampling import Candidate, Sampler
 from tasks.contract import child_seed
@@ -20,17 +22,27 @@ class ClientSampling:
         self._seed = seed
         self._losses: dict[str, float] = {}
 
-    def note(self, records: Iterable[RoundRecord]) -> None:
+    def note(self, sites: Iterable[SiteRecord]) -> None:
         """Remember each site's last accepted training loss."""
-        for record in records:
-            for site in record.sites:
-                if site.status == "ok" and site.loss is not None:
-                    self._losses[site.site] = site.loss
+        for site in sites:
+            if site.status == "ok" and site.loss is not None:
+                self._losses[site.site] = site.loss
 
-    def names(self, number: int, members: Sequence[Site]) -> set[str]:
-        """Return the sites that round ``number`` may ask."""
-        if not members:
+    def names(self, number: int, sites: Sequence[Site]) -> set[str]:
+        """Return those of ``sites`` that round ``number`` may ask."""
+        if not sites:
             return set()
-        sites = [Candidate(m.name, m.num_train, self._losses.get(m.name)) for m in members]
+        candidates = [Candidate(s.name, s.num_train, self._losses.get(s.name)) for s in sites]
         rng = np.random.default_rng(child_seed(self._seed, "sampling", number))
-        return set(self._sampler.choose(sites, rng))
+        return set(self._sampler.choose(candidates, rng))
+
+
+@contextmanager
+def seeded_sampling(seed: int) -> Iterator[None]:
+    """Seed Python's global generator, which Flower's strategies sample from, and put it back."""
+    state = random.getstate()
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(state)

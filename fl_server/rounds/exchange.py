@@ -1,169 +1,71 @@
-"""One exchange with the sites: send, receive, screen, record.
+"""How one phase of a round reaches the sites: a protocol, so that the round loop names no way.
 
-Replies are screened and handed on one by one as they arrive. A site that drops out is asked
-again when it comes back in time; otherwise it costs its own contribution and is named.
+Plain messages, requests that outlive their round and masked sums stand behind it; another way
+(training and folding cohorts where the data is, say) is one more class, chosen in ``selection``.
 """
 
 from __future__ import annotations
 
-import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass
+from typing import Protocol
 
-from flwr.app import Message
-from flwr.common.constant import ErrorCode
-from flwr.serverapp import Grid
-
-from fl_common.errors import ReplyError
-from fl_server.config.run_config import SitesConfig
 from fl_server.results.records import SiteRecord
-from fl_server.rounds.sites import Site, SiteRegistry, wait_for_change
-from strategies.wire.records import payload_bytes
-from strategies.wire.refusal import Refusal
-
-LOST = {
-    ErrorCode.NODE_UNAVAILABLE,
-    ErrorCode.MESSAGE_UNAVAILABLE,
-    ErrorCode.REPLY_MESSAGE_UNAVAILABLE,
-}
-MAX_ATTEMPTS = 3
-"""How often one site is asked again in one exchange."""
-Screen = Callable[[Site, Message], tuple[int, float | None]]
-"""Checks a reply; returns its example count and, after training, its loss."""
-Refresh = Callable[[], None]
-"""Admits nodes that (re)joined since the last look."""
+from tasks.contract import HOLDOUT, Arrays
+from tasks.stats import Stats
 
 
-class Exchange:
-    """Send one kind of message to some sites and fold their replies.
+@dataclass(frozen=True)
+class TrainOutcome:
+    """What the training phase of a round led to.
 
-    Attributes
+    Parameters
     ----------
-    records : dict of str to SiteRecord
-        One acknowledged record per site, complete once ``replies`` is exhausted.
+    arrays : dict of str to array, or None
+        The new model; None where the previous one is kept.
+    status : {"ok", "diverged", "failed"}
+    reason : str
+        Why the status is not ``ok``.
+    loss : float or None
+        Mean training loss, where the sites tell it.
+    sites : tuple of SiteRecord
+        What each site contributed, or why it did not, by name.
     """
 
-    def __init__(
-        self,
-        grid: Grid,
-        registry: SiteRegistry,
-        sites: SitesConfig,
-        *,
-        phase: str,
-        refresh: Refresh,
-    ) -> None:
-        self._grid = grid
-        self._registry = registry
-        self._sites = sites
-        self.phase = phase
-        self._refresh = refresh
-        self.records: dict[str, SiteRecord] = {}
-        self._attempts: Counter[str] = Counter()
-        self._started = time.monotonic()
+    arrays: Arrays | None = None
+    status: str = "ok"
+    reason: str = ""
+    loss: float | None = None
+    sites: tuple[SiteRecord, ...] = ()
 
-    def replies(self, messages: Iterable[Message], screen: Screen) -> Iterator[Message]:
-        """Yield each reply that passes ``screen``; record every site that was asked."""
-        self._started = time.monotonic()
-        deadline = self._started + self._sites.reply_seconds
-        outstanding: dict[str, Message] = {}
-        self._attempts.clear()
-        batch: Iterable[Message] = self._noted(messages, outstanding)
-        while True:
-            remaining = max(deadline - time.monotonic(), 0.0)
-            for reply in self._grid.send_and_receive(batch, timeout=remaining):
-                site = self._site_of(reply, outstanding)
-                if site is not None and self._accepted(site, reply, outstanding, screen):
-                    yield reply
-            back = self._rejoined(outstanding, deadline)
-            if not back:
-                break
-            batch = self._readdressed(back, outstanding)
-        for site in outstanding:
-            late = time.monotonic() >= deadline
-            status, reason = (
-                ("late", "no reply in time") if late else ("absent", "site dropped out")
-            )
-            self._note(site, status=status, reason=reason)
 
-    def _noted(
-        self, messages: Iterable[Message], outstanding: dict[str, Message]
-    ) -> Iterator[Message]:
-        sizes: dict[int, int] = {}
-        for message in messages:
-            site = self._registry.name_of(message.metadata.dst_node_id)
-            if site is None:
-                continue
-            outstanding[site] = message
-            key = id(message.content)
-            if key not in sizes:
-                sizes[key] = payload_bytes(message.content)
-            self.records[site] = SiteRecord(
-                site, self.phase, "late", bytes_down=sizes[key], reason="no reply yet"
-            )
-            yield message
+@dataclass(frozen=True)
+class EvaluateOutcome:
+    """The pooled metric summands of one split, and what each site contributed to them."""
 
-    def _site_of(self, reply: Message, outstanding: dict[str, Message]) -> str | None:
-        """Name the site of a reply; Flower's own error replies only name the message."""
-        name = self._registry.name_of(reply.metadata.src_node_id)
-        if name is not None:
-            return name
-        asked = reply.metadata.reply_to_message_id
-        return next((s for s, m in outstanding.items() if m.metadata.message_id == asked), None)
+    stats: Stats
+    sites: tuple[SiteRecord, ...] = ()
 
-    def _accepted(
-        self, site: str, reply: Message, outstanding: dict[str, Message], screen: Screen
-    ) -> bool:
-        if site not in outstanding:
-            return False  # a second reply of one site does not count twice
-        if reply.has_error():
-            self._refused(site, reply, outstanding)
-            return False
-        size = payload_bytes(reply.content)
-        outstanding.pop(site)
-        try:
-            count, loss = screen(self._registry.site(site), reply)
-        except ReplyError as error:
-            self._note(site, status="refused", reason=str(error), bytes_up=size)
-            return False
-        self._note(site, status="ok", reason="", num_examples=count, loss=loss, bytes_up=size)
-        return True
 
-    def _refused(self, site: str, reply: Message, outstanding: dict[str, Message]) -> None:
-        code = reply.error.code
-        why = Refusal.from_code(code)
-        if why is None and code in LOST:
-            return  # stays outstanding: the site may come back in time
-        outstanding.pop(site)
-        status = "diverged" if why is Refusal.DIVERGED else "failed"
-        reason = why.text if why is not None else f"the site failed (Flower error {code})"
-        self._note(site, status=status, reason=reason)
+class Exchange(Protocol):
+    """One way through a phase: the strategy's requests to the sites, and what came back."""
 
-    def _rejoined(self, outstanding: dict[str, Message], deadline: float) -> list[str]:
-        """Wait a while for sites that dropped out; return those that can be asked again."""
-        give_up = min(deadline, time.monotonic() + self._sites.rejoin_seconds)
-        while outstanding and time.monotonic() < give_up:
-            self._refresh()
-            online = {member.name for member in self._registry.online(self._grid)}
-            able = {site for site in outstanding if self._attempts[site] < MAX_ATTEMPTS}
-            if not able:
-                break
-            if back := sorted(able & online):
-                self._attempts.update(back)
-                return back
-            wait_for_change(self._grid)
-        return []
+    def train(self, number: int, arrays: Arrays) -> TrainOutcome:
+        """Train round ``number`` from ``arrays``.
 
-    def _readdressed(self, sites: list[str], outstanding: dict[str, Message]) -> list[Message]:
-        again = []
-        for site in sites:
-            old = outstanding[site]
-            node_id = self._registry.site(site).node_id
-            message = Message(old.content, node_id, old.metadata.message_type)
-            outstanding[site] = message
-            again.append(message)
-        return again
+        The strategy says whom to ask and combines what passes its checks. Whatever goes wrong in
+        it, the outcome says so, and the strategy is as it was before.
+        """
 
-    def _note(self, site: str, **changes: object) -> None:
-        seconds = time.monotonic() - self._started
-        self.records[site] = replace(self.records[site], seconds=seconds, **changes)  # type: ignore[arg-type]
+    def evaluate(self, number: int, arrays: Arrays, split: str = HOLDOUT) -> EvaluateOutcome:
+        """Pool the metric summands of every connected site that has rows of a split.
+
+        Parameters
+        ----------
+        split : {"holdout", "validation"}
+            The sites' records name the phase ``evaluate`` or ``validate`` after it.
+
+        Raises
+        ------
+        QuorumError
+            If too few sites answer.
+        """

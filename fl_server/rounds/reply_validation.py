@@ -7,13 +7,18 @@ finite, too large an update or more examples than the site declared is refused, 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from flwr.app import ArrayRecord, Message, MetricRecord
+from flwr.serverapp.strategy import Strategy
 
 from fl_common.errors import ReplyError
+from fl_server.config.run_config import RunConfig
 from fl_server.results.scoring import OVERALL
-from strategies.tree_replies import check_tree_reply
+from fl_server.rounds.sites import Site
+from strategies.tree_replies import check_tree_reply, replies_whole
 from strategies.wire.compression import (
     Compression,
     applies,
@@ -23,6 +28,7 @@ from strategies.wire.compression import (
 )
 from strategies.wire.messages import (
     ARRAYS,
+    EPSILON,
     EXTRA,
     LOSS,
     METRICS,
@@ -32,7 +38,7 @@ from strategies.wire.messages import (
     EvaluateReply,
 )
 from strategies.wire.records import find_record, pack_arrays, record_of, unpack_arrays
-from tasks.contract import Arrays
+from tasks.contract import Arrays, Model
 from tasks.stats import Stats
 from tasks.trees.variable_size import VariableSizeModel
 
@@ -40,37 +46,200 @@ HEADER_BYTES = 1024
 """Largest ``.npy`` header we accept beside the array's own bytes."""
 
 
-def check_train(
-    reply: Message,
-    sent: Arrays,
-    num_train: int,
-    max_update_norm: float | None = None,
-    *,
-    extra: Arrays | None = None,
-    growing: tuple[VariableSizeModel, bool] | None = None,
-) -> tuple[int, float]:
-    """Check a training reply; return its example count and loss.
+class ReplyValidator(Protocol):
+    """What the weights of a run must look like, in a site's reply and in the aggregated model."""
+
+    def check(self, reply: Message, sent: Arrays) -> None:
+        """Check the weights of a training reply to ``sent``; leave them decoded in it.
+
+        Raises
+        ------
+        ReplyError
+            Saying what is wrong with the reply.
+        """
+
+    def cast(self, new: Arrays, sent: Arrays, place: str = "") -> Arrays:
+        """Return the aggregated model as the sites know it.
+
+        Parameters
+        ----------
+        place : str
+            Where the rule that made it is defined.
+
+        Raises
+        ------
+        ReplyError
+            If the sites could not use it.
+        """
+
+
+@dataclass(frozen=True)
+class FixedShapeReplies:
+    """Weights in the names, shapes and dtypes that were sent, all finite.
 
     Parameters
     ----------
-    sent : dict of str to array
-        The weights that the site received.
-    num_train : int
-        Training rows that the site declared when it joined.
-    extra : dict of str to array or None
-        The names, shapes and dtypes of the extra arrays that the strategy expects, all of them;
-        none otherwise.
-    growing : (VariableSizeModel, bool) or None
-        A model that judges replies itself, and whether they continue ``sent``.
-
-    Raises
-    ------
-    ReplyError
-        Saying what is wrong with the reply.
+    max_update_norm : float or None
+        Largest l2 norm of a reply's difference from what was sent.
     """
-    record = find_record(reply.content, ARRAYS, ArrayRecord)
+
+    max_update_norm: float | None = None
+
+    def check(self, reply: Message, sent: Arrays) -> None:
+        """Check the weights of a training reply.
+
+        Raises
+        ------
+        ReplyError
+            Naming the weight.
+        """
+        record = record_of(reply.content, ARRAYS, ArrayRecord)
+        _check_declared(record, sent)
+        squared, bound = 0.0, self.max_update_norm
+        for name, array in unpack_arrays(record, copy=False).items():
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise ReplyError(f"weight '{name}' holds a value that is not finite")
+            if bound is not None:
+                squared += float(np.sum(np.square(array.astype(np.float64) - sent[name])))
+        if bound is not None and math.sqrt(squared) > bound:
+            raise ReplyError(
+                f"update has l2 norm {math.sqrt(squared):.4g}, above sites.max_update_norm"
+            )
+
+    def cast(self, new: Arrays, sent: Arrays, place: str = "") -> Arrays:
+        """Return the aggregated model; see ``cast_like``."""
+        return cast_like(new, sent, place)
+
+
+@dataclass(frozen=True)
+class CompressedReplies:
+    """Updates in the encoding that was asked for; once decoded, weights like any other."""
+
+    compression: Compression
+    decoded: FixedShapeReplies
+
+    def check(self, reply: Message, sent: Arrays) -> None:
+        """Put the weights in place of a compressed update, and check them.
+
+        Raises
+        ------
+        ReplyError
+            If the update is not in the form that was asked for, or its weights are not.
+        """
+        self._decode(reply, sent)
+        self.decoded.check(reply, sent)
+
+    def cast(self, new: Arrays, sent: Arrays, place: str = "") -> Arrays:
+        """Return the aggregated model; see ``cast_like``."""
+        return cast_like(new, sent, place)
+
+    def _decode(self, reply: Message, sent: Arrays) -> None:
+        if not applies(sent, self.compression):
+            return
+        update = record_of(reply.content, UPDATE, ArrayRecord)
+        whole = record_of(reply.content, ARRAYS, ArrayRecord)
+        forms = encoded_form(sent, self.compression)
+        _check_declared(update, {n: np.empty(s, d) for n, (s, d) in forms.items()}, "update's part")
+        _check_declared(whole, {n: a for n, a in sent.items() if n not in encoded_names(sent)})
+        weights = decode(unpack_arrays(update, copy=False), sent, self.compression)
+        reply.content[ARRAYS] = pack_arrays(weights | unpack_arrays(whole, copy=False))
+        del reply.content[UPDATE]
+
+
+@dataclass(frozen=True)
+class VariableSizeReplies:
+    """A model that grows and judges its replies itself.
+
+    Parameters
+    ----------
+    is_whole : bool
+        Whether a reply continues what was sent, or holds what is new only.
+    """
+
+    model: VariableSizeModel
+    is_whole: bool
+
+    def check(self, reply: Message, sent: Arrays) -> None:
+        """Check the trees of a training reply.
+
+        Raises
+        ------
+        ReplyError
+            Saying what is wrong with them.
+        """
+        record = record_of(reply.content, ARRAYS, ArrayRecord)
+        check_tree_reply(record, sent, self.model, whole=self.is_whole)
+
+    def cast(self, new: Arrays, sent: Arrays, place: str = "") -> Arrays:
+        """Return the joined trees, which must be whole."""
+        self.model.load(new)
+        return new
+
+
+def make_validator(config: RunConfig, strategy: Strategy, model: Model | None) -> ReplyValidator:
+    """Return the validator of a run's training replies: by its model first, then its encoding."""
+    if isinstance(model, VariableSizeModel):
+        return VariableSizeReplies(model, replies_whole(strategy))
+    whole = FixedShapeReplies(config.sites.max_update_norm)
+    return CompressedReplies(config.communication, whole)
+
+
+@dataclass(frozen=True)
+class CheckedReply:
+    """What a reply that passed its checks says of itself.
+
+    Parameters
+    ----------
+    loss : float or None
+        Training loss, where the site tells it.
+    epsilon : float or None
+        What the site's own private training has spent so far.
+    """
+
+    num_examples: int
+    loss: float | None = None
+    epsilon: float | None = None
+
+
+class TrainCheck:
+    """Check one training reply after the other against the model that was sent.
+
+    Parameters
+    ----------
+    extra : dict of str to array
+        The names, shapes and dtypes of the arrays that the strategy expects beside the weights.
+    is_private : bool
+        Whether the sites train privately: then they send no loss.
+    """
+
+    def __init__(
+        self, validator: ReplyValidator, sent: Arrays, extra: Arrays, *, is_private: bool = False
+    ) -> None:
+        self._validator = validator
+        self._sent = sent
+        self._extra = extra
+        self._is_private = is_private
+
+    def __call__(self, site: Site, reply: Message) -> CheckedReply:
+        """Return what the reply says of itself.
+
+        Raises
+        ------
+        ReplyError
+            Saying what is wrong with the reply.
+        """
+        if find_record(reply.content, ARRAYS, ArrayRecord) is None:
+            raise ReplyError("reply lacks weights or metrics")
+        count, loss = _checked_metrics(reply, site.num_train)
+        check_extra(reply, self._extra)
+        self._validator.check(reply, self._sent)
+        return CheckedReply(count, None if self._is_private else loss, epsilon_in(reply))
+
+
+def _checked_metrics(reply: Message, num_train: int) -> tuple[int, float]:
+    """Return a training reply's example count and loss."""
     metrics = find_record(reply.content, METRICS, MetricRecord)
-    if record is None or metrics is None:
+    if metrics is None:
         raise ReplyError("reply lacks weights or metrics")
     count = metrics.get(NUM_EXAMPLES)
     if not isinstance(count, int) or isinstance(count, bool):
@@ -83,43 +252,7 @@ def check_train(
     steps = metrics.get(NUM_STEPS, 0)
     if not isinstance(steps, int) or isinstance(steps, bool) or steps < 0:
         raise ReplyError(f"'{NUM_STEPS}' must be a count, got {steps!r}")
-    check_extra(reply, extra or {})
-    if growing is not None:
-        check_tree_reply(record, sent, growing[0], whole=growing[1])
-        return count, float(loss)
-    _check_declared(record, sent)
-    arrays = unpack_arrays(record, copy=False)
-    squared = 0.0
-    for name, array in arrays.items():
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise ReplyError(f"weight '{name}' holds a value that is not finite")
-        if max_update_norm is not None:
-            squared += float(np.sum(np.square(array.astype(np.float64) - sent[name])))
-    if max_update_norm is not None and math.sqrt(squared) > max_update_norm:
-        raise ReplyError(
-            f"update has l2 norm {math.sqrt(squared):.4g}, above sites.max_update_norm"
-        )
     return count, float(loss)
-
-
-def decode_update(reply: Message, sent: Arrays, compression: Compression) -> None:
-    """Put the weights in place of a compressed update, for whatever looks at the reply next.
-
-    Raises
-    ------
-    ReplyError
-        If the update is not in the form that was asked for.
-    """
-    if not applies(sent, compression):
-        return
-    update = record_of(reply.content, UPDATE, ArrayRecord)
-    whole = record_of(reply.content, ARRAYS, ArrayRecord)
-    blank = {n: np.empty(s, d) for n, (s, d) in encoded_form(sent, compression).items()}
-    _check_declared(update, blank, "update's part")
-    _check_declared(whole, {n: a for n, a in sent.items() if n not in encoded_names(sent)})
-    weights = decode(unpack_arrays(update, copy=False), sent, compression)
-    reply.content[ARRAYS] = pack_arrays(weights | unpack_arrays(whole, copy=False))
-    del reply.content[UPDATE]
 
 
 def check_extra(reply: Message, expected: Arrays) -> None:
@@ -135,6 +268,22 @@ def check_extra(reply: Message, expected: Arrays) -> None:
     for name, array in unpack_arrays(record, copy=False).items():
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise ReplyError(f"extra array '{name}' holds a value that is not finite")
+
+
+def epsilon_in(reply: Message) -> float | None:
+    """Return the epsilon that a reply reports.
+
+    Raises
+    ------
+    ReplyError
+        If it is no number from 0.
+    """
+    value = record_of(reply.content, METRICS, MetricRecord).get(EPSILON)
+    if value is None:
+        return None
+    if not isinstance(value, int | float) or not 0 <= value < math.inf:
+        raise ReplyError(f"'{EPSILON}' must be a number from 0, got {value!r}")
+    return float(value)
 
 
 def cast_like(new: Arrays, sent: Arrays, place: str = "") -> Arrays:
@@ -207,11 +356,11 @@ def _check_forms(stats: Stats, expected: Stats) -> None:
     for name, array in stats.items():
         if name not in expected:
             raise ReplyError(f"reply holds an unknown summand '{name}'")
-        blank = expected[name]
-        if array.shape != blank.shape or array.dtype != blank.dtype:
+        empty = expected[name]
+        if array.shape != empty.shape or array.dtype != empty.dtype:
             raise ReplyError(
                 f"summand '{name}' is {array.dtype}{list(array.shape)}, "
-                f"expected {blank.dtype}{list(blank.shape)}"
+                f"expected {empty.dtype}{list(empty.shape)}"
             )
 
 

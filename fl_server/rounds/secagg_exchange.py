@@ -1,4 +1,4 @@
-"""Masked sums on the grid: four exchanges in place of one, for training and evaluation alike."""
+"""Secure aggregation: masked sums in place of single replies, for training and evaluation alike."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp.strategy import Strategy
 
 from fl_common.errors import QuorumError, ReplyError
-from fl_server.config.run_config import SitesConfig
 from fl_server.results.records import SiteRecord
-from fl_server.rounds.exchange import Exchange
-from fl_server.rounds.reply_validation import check_summands
+from fl_server.rounds.exchange import EvaluateOutcome, TrainOutcome
+from fl_server.rounds.federation import Federation
+from fl_server.rounds.phases import EvaluatePhase, TrainPhase, phase_of
+from fl_server.rounds.replies import ReplyCollector
+from fl_server.rounds.reply_validation import CheckedReply, check_summands
 from fl_server.rounds.sites import Site
 from strategies.privacy.fixed_point import Layout, from_words, num_words
 from strategies.privacy.modes import SecureAggregation
@@ -27,7 +29,7 @@ from strategies.privacy.summands import (
     train_layout,
 )
 from strategies.requirements import requirements_of
-from strategies.wire.messages import CONFIG
+from strategies.wire.messages import CONFIG, JOB, ROUND
 from strategies.wire.records import record_of, unpack_arrays
 from strategies.wire.secagg import (
     MASKED,
@@ -46,46 +48,93 @@ from strategies.wire.secagg import (
     expected_form,
     vector_form,
 )
-from tasks.contract import Arrays
+from tasks.contract import HOLDOUT, TRAIN, Arrays
 from tasks.stats import Stats
-
-MakeExchange = Callable[[SitesConfig], Exchange]
-"""How long to wait for whom -> a fresh exchange."""
 
 
 class SecaggExchange:
-    """Ask some sites for a masked sum.
+    """Learn sums over sites, of weights and of metric summands, and nothing else."""
+
+    def __init__(
+        self,
+        mode: SecureAggregation,
+        federation: Federation,
+        training: TrainPhase,
+        evaluation: EvaluatePhase,
+    ) -> None:
+        self._mode = mode
+        self._federation = federation
+        self._training = training
+        self._evaluation = evaluation
+
+    def train(self, number: int, arrays: Arrays) -> TrainOutcome:
+        """Train one round; the strategy gets one reply for each site in the sum, all the mean."""
+        session = SecaggSession(self._mode, self._federation, number, "train")
+        config = session.first_config(self._training.strategy)
+        return self._training.run(number, arrays, session, session.mean_replies, config=config)
+
+    def evaluate(self, number: int, arrays: Arrays, split: str = HOLDOUT) -> EvaluateOutcome:
+        """Pool the metric summands of every connected site.
+
+        Raises
+        ------
+        QuorumError
+            If too few sites answer, too many dropped out, or one did not follow the protocol.
+        """
+        session = SecaggSession(self._mode, self._federation, number, phase_of(split), split)
+        sites, config = (
+            self._evaluation.gather(split),
+            session.first_config(self._training.strategy),
+        )
+        messages = self._evaluation.messages(number, arrays, sites, split, config)
+        empty_stats = self._federation.state.empty_stats or Stats()
+        stats = session.pooled(messages, empty_stats, self._evaluation.counts_per_row)
+        return self._evaluation.outcome(number, stats, session.records, split)
+
+
+class SecaggSession:
+    """Ask some sites for one masked sum: four exchanges in place of one.
 
     Attributes
     ----------
     records : dict of str to SiteRecord
         One per site over all four stages; ``ok`` if the site is in the sum.
+    num_accepted : int
+        Sites in the sum of a training round.
     session : str
         Name of this sum.
+
+    Parameters
+    ----------
+    split : str
+        The rows that the sum is over.
     """
 
     def __init__(
         self,
         mode: SecureAggregation,
-        make: MakeExchange,
-        sites: SitesConfig,
+        federation: Federation,
+        number: int,
         phase: str,
-        base: ConfigRecord,
+        split: str = TRAIN,
     ) -> None:
         self._mode = mode
-        self._make = make
-        self._sites = sites
-        self._base = base
+        self._federation = federation
+        self._base = ConfigRecord({JOB: federation.state.job_text, ROUND: number})
         self.phase = phase
+        self._split = split
         self.session = secrets.token_hex(16)
         self.records: dict[str, SiteRecord] = {}
+        self.num_accepted = 0
 
     def first_config(self, strategy: Strategy) -> dict[str, str]:
         """Return what the first messages must say: which sum this is, and how sites weigh in it."""
         weighting = requirements_of(strategy).weighting or "examples"
         return {SESSION: self.session, WEIGHTING: weighting}
 
-    def train(self, messages: Iterable[Message], sent: Arrays, extra: Arrays) -> list[Message]:
+    def mean_replies(
+        self, messages: Iterable[Message], sent: Arrays, extra: Arrays
+    ) -> list[Message]:
         """Return one reply for each site in the sum, all with the sites' mean.
 
         Raises
@@ -95,9 +144,10 @@ class SecaggExchange:
         """
         sums, replies = self._sum(messages, train_layout(sent, extra))
         mean_replies(sums, sent, replies, extra)
+        self.num_accepted = len(replies)
         return replies
 
-    def evaluate(self, messages: Iterable[Message], blank: Stats, counts_per_row: int) -> Stats:
+    def pooled(self, messages: Iterable[Message], empty_stats: Stats, counts_per_row: int) -> Stats:
         """Return the pooled metric summands.
 
         Raises
@@ -106,11 +156,11 @@ class SecaggExchange:
             If too many sites dropped out, or one did not follow the protocol.
         """
         try:
-            sums, _ = self._sum(messages, evaluate_layout(blank))
+            sums, _ = self._sum(messages, evaluate_layout(empty_stats))
             declared = sum(r.num_examples for r in self.records.values() if r.status == "ok")
             if int(sums[EXAMPLES_KEY]) != declared:
                 raise ReplyError("the unmasked sum is not one; a site did not follow the protocol")
-            pooled = pooled_stats(sums, blank)
+            pooled = pooled_stats(sums, empty_stats)
             check_summands(pooled, declared * counts_per_row)
         except ReplyError as error:
             raise QuorumError(
@@ -211,33 +261,34 @@ class SecaggExchange:
         summed : bool
             Whether the sites are in the sum already, whatever becomes of their replies.
         """
-        waiting = self._sites if back else replace(self._sites, rejoin_seconds=0.0)
-        exchange = self._make(waiting)
+        waits = self._federation.config.sites
+        waits = waits if back else replace(waits, rejoin_seconds=0.0)
+        collector = ReplyCollector(self._federation, self.phase, waits)
 
-        def screen(member: Site, reply: Message) -> tuple[int, None]:
+        def checked(site: Site, reply: Message) -> CheckedReply:
             check(reply)
-            return member.num_rows(self.phase), None
+            return CheckedReply(site.num_rows(self._split))
 
-        yield from exchange.replies(messages, screen)
-        for site, record in exchange.records.items():
+        yield from collector.collect(messages, checked)
+        for site, record in collector.records.items():
             before = self.records.get(site)
             if before is None:
                 self.records[site] = record
                 continue
-            outcome = before if summed else record
+            latest = before if summed else record
             self.records[site] = replace(
-                outcome,
+                latest,
                 seconds=before.seconds + record.seconds,
                 bytes_up=before.bytes_up + record.bytes_up,
                 bytes_down=before.bytes_down + record.bytes_down,
             )
         if not summed and not back:
-            self._mark_lost(exchange)
+            self._mark_lost(collector)
 
-    def _mark_lost(self, exchange: Exchange) -> None:
+    def _mark_lost(self, collector: ReplyCollector) -> None:
         """Record sites that were on their way and could not even be asked any more."""
         for site, record in self.records.items():
-            if site not in exchange.records and record.status == "ok":
+            if site not in collector.records and record.status == "ok":
                 lost = "dropped out of the masked sum"
                 self.records[site] = replace(record, status="absent", reason=lost)
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +13,7 @@ from flwr.supercore.run import Run
 
 from fl_common.errors import QuorumError
 from fl_server.config.run_config import SitesConfig
+from tasks.contract import HOLDOUT, TRAIN, VALIDATION
 
 POLL_SECONDS = 0.2
 
@@ -33,10 +32,10 @@ class Site:
     memory_round: int | None = None
     num_validation: int = 0
 
-    def num_rows(self, phase: str) -> int:
-        """Return of how many rows a reply of a phase speaks: ``train``, ``validate``, else all."""
-        by_phase = {"train": self.num_train, "validate": self.num_validation}
-        return by_phase.get(phase, self.num_holdout)
+    def num_rows(self, split: str) -> int:
+        """Return how many rows of a split the site declared."""
+        rows = {TRAIN: self.num_train, VALIDATION: self.num_validation, HOLDOUT: self.num_holdout}
+        return rows[split]
 
 
 class SiteRegistry:
@@ -46,13 +45,13 @@ class SiteRegistry:
         self._by_name: dict[str, Site] = {}
         self._by_node: dict[int, str] = {}
 
-    def admit(self, member: Site) -> None:
+    def admit(self, site: Site) -> None:
         """Add a site, or move it to its new node after a restart."""
-        previous = self._by_name.get(member.name)
+        previous = self._by_name.get(site.name)
         if previous is not None:
             self._by_node.pop(previous.node_id, None)
-        self._by_name[member.name] = member
-        self._by_node[member.node_id] = member.name
+        self._by_name[site.name] = site
+        self._by_node[site.node_id] = site.name
 
     def name_of(self, node_id: int) -> str | None:
         """Return the site behind a node, if it is known."""
@@ -74,7 +73,7 @@ class SiteRegistry:
     def online(self, grid: Grid) -> list[Site]:
         """Return the sites that are connected now, by name."""
         connected = set(grid.get_node_ids())
-        return [member for member in self if member.node_id in connected]
+        return [site for site in self if site.node_id in connected]
 
 
 def wait_for_nodes(grid: Grid, sites: SitesConfig, expected: int) -> list[int]:
@@ -155,19 +154,19 @@ class SiteGrid(Grid):
     @property
     def num_examples(self) -> int:
         """Training rows of these sites."""
-        return sum(member.num_train for member in self._registry)
+        return sum(site.num_train for site in self._registry)
 
     @property
     def connected(self) -> list[int]:
         """The nodes of all connected sites, chosen or not."""
-        return [member.node_id for member in self._registry.online(self._grid)]
+        return [site.node_id for site in self._registry.online(self._grid)]
 
     def get_node_ids(self) -> Iterable[int]:
         """Return the chosen connected sites' nodes, in the order of the sites' names."""
         return [
-            member.node_id
-            for member in self._registry.online(self._grid)
-            if self._chosen is None or member.name in self._chosen
+            site.node_id
+            for site in self._registry.online(self._grid)
+            if self._chosen is None or site.name in self._chosen
         ]
 
     def set_run(self, run: Run) -> None:
@@ -198,17 +197,6 @@ class SiteGrid(Grid):
         return self._grid.send_and_receive(messages, timeout=timeout)
 
 
-@contextmanager
-def seeded_sampling(seed: int) -> Iterator[None]:
-    """Seed Python's global generator, which Flower's strategies sample from, and put it back."""
-    state = random.getstate()
-    random.seed(seed)
-    try:
-        yield
-    finally:
-        random.setstate(state)
-
-
-def addressed(content: RecordDict, message_type: str, members: Iterable[Site]) -> list[Message]:
+def addressed(content: RecordDict, message_type: str, sites: Iterable[Site]) -> list[Message]:
     """Address one shared content to many sites."""
-    return [Message(content, member.node_id, message_type) for member in members]
+    return [Message(content, site.node_id, message_type) for site in sites]

@@ -20,13 +20,16 @@ from fl_server.results.checkpoint import Checkpoint, read_checkpoint
 from fl_server.results.records import RunOutcome
 from fl_server.results.result import write_result
 from fl_server.rounds.admission import Admission
+from fl_server.rounds.federation import Federation
 from fl_server.rounds.loop import Observer, RoundLoop
+from fl_server.rounds.run_memory import RunMemory
+from fl_server.rounds.run_state import RunState
+from fl_server.rounds.selection import make_exchange
 from strategies.privacy.combinations import protected
 from strategies.registry import client_update_name
 from strategies.requirements import check_layers
 from tasks.contract import Arrays, Model, StartsFromFile, Task
 from tasks.registry import load_task
-from tasks.trees.variable_size import VariableSizeModel
 
 
 def execute(grid: Grid, config: RunConfig, progress: Progress | None = None) -> RunOutcome:
@@ -42,27 +45,27 @@ def execute(grid: Grid, config: RunConfig, progress: Progress | None = None) -> 
     strategy = make_strategy(config.strategy)
     check_strategy(config, strategy, task)
     sampler = make_sampler(config.resolved.get("sampling"))
-    mark = fingerprint(config)
-    resumed = _resumed(config, mark)
+    resumed = _resumed(config)
     progress = progress or Progress(config)
     with progress, BoardObserver(config) as board:
-        half = client_update_name(strategy)
-        admission = Admission(grid, config, task, half, resumed=resumed)
-        admission.start(_expected(config), resumed.fitted if resumed else None)
-        model = task.build(config.model, admission.fitted, config.seed)
+        state = RunState(config, client_update_name(strategy), resumed.run if resumed else "")
+        past = resumed.rounds if resumed else ()
+        admission = Admission(grid, config.sites, state, num_past=len(past))
+        pooled = admission.start(_expected(config))
+        state.settle_fitted(resumed.fitted if resumed else task.prepare(pooled))
+        model = task.build(config.model, state.fitted, config.seed)
         check_layers(strategy, model)
-        admission.empty_stats = task.empty_stats(model)
-        admission.growing = model if isinstance(model, VariableSizeModel) else None
+        state.settle_model(model, task.empty_stats(model))
         arrays = _starting_weights(config, task, model)
         observers: Sequence[Observer] = (board, progress)
-        members = list(admission.registry)
-        board.open_run(arrays, resumed.rounds if resumed else ())
+        board.open_run(arrays, past)
         for observer in observers:
-            observer.admitted(members)
-        strategy = protected(strategy, config.privacy)
-        loop = RoundLoop(grid, config, task, strategy, admission, sampler)
-        outcome = loop.run(arrays, list(observers), mark, resumed)
-        write_result(config, outcome, admission.fitted)
+            observer.admitted(list(admission.registry))
+        federation = Federation(grid, config, admission, state)
+        memory = RunMemory(federation, protected(strategy, config.privacy), sampler)
+        loop = RoundLoop(config, task, state, memory, make_exchange(federation, memory, task))
+        outcome = loop.run(arrays, list(observers), fingerprint(config), resumed)
+        write_result(config, outcome, state.fitted)
         board.finished(outcome)
         progress.finished(outcome)
     return outcome
@@ -72,11 +75,11 @@ def _expected(config: RunConfig) -> int:
     return config.sites.expected or len(config.site_data) or config.sites.quorum or 2
 
 
-def _resumed(config: RunConfig, mark: str) -> Checkpoint | None:
+def _resumed(config: RunConfig) -> Checkpoint | None:
     if not config.resume:
         return None
     checkpoint = read_checkpoint(config.folder)
-    if checkpoint.fingerprint != mark:
+    if checkpoint.fingerprint != fingerprint(config):
         raise CheckpointError(
             f"{config.folder}: the run was started with another use case, model, strategy, data "
             "or seed; give the same overrides as then"

@@ -1,6 +1,6 @@
 """f_k(w) = (w - b_k)' A_k (w - b_k) / 2 as a task, and a harness that runs it.
 
-Sites, messages, guard, screening, round loop and checkpoints are the real ones; only the task is
+Sites, messages, guard, checks, round loop and checkpoints are the real ones; only the task is
 small enough to follow by hand. Weights are float64, so that iterates can be compared to 1e-6 and
 far below.
 """
@@ -17,7 +17,11 @@ from fl_server.config.run_config import BoardConfig, EarlyStopping, RunConfig, S
 from fl_server.config.usecase import ScoreRule, UseCaseInfo
 from fl_server.results.checkpoint import read_checkpoint
 from fl_server.rounds.admission import Admission
+from fl_server.rounds.federation import Federation as RoundFederation
 from fl_server.rounds.loop import RoundLoop
+from fl_server.rounds.run_memory import RunMemory
+from fl_server.rounds.run_state import RunState
+from fl_server.rounds.selection import make_exchange
 from fl_server.runtimes.simulation import InProcessGrid
 from strategies.registry import client_update_name
 from tasks.contract import (
@@ -212,10 +216,13 @@ class Federation:
         config = self._config(sites, rounds, parts, options)
         grid = grid or InProcessGrid(config.site_data)
         task = QuadraticTask({})
-        admission = Admission(grid, config, task, client_update_name(strategy))
-        admission.start(len(sites))
-        sampler = options.get("sampler")
-        return RoundLoop(grid, config, task, strategy, admission, sampler), config, parts
+        state = RunState(config, client_update_name(strategy))
+        admission = Admission(grid, config.sites, state)
+        state.settle_fitted(task.prepare(admission.start(len(sites))))
+        federation = RoundFederation(grid, config, admission, state)
+        memory = RunMemory(federation, strategy, options.get("sampler"))
+        exchange = make_exchange(federation, memory, task)
+        return RoundLoop(config, task, state, memory, exchange), config, parts
 
     def _config(self, sites, rounds, parts, options):
         names = [f"site_{index:02d}" for index in range(len(sites))]
@@ -247,7 +254,7 @@ class _Recorder:
         self._models = models
         self._parts = parts
 
-    def admitted(self, members):
+    def admitted(self, sites):
         pass
 
     def round_finished(self, record):

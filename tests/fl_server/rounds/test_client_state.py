@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 
 from fl_server.results.checkpoint import read_checkpoint
 from fl_server.results.result import MODEL
-from fl_server.rounds.loop import RoundLoop
+from fl_server.rounds.plain_exchange import PlainExchange
 from fl_server.runtimes.execution import execute
 from fl_server.runtimes.simulation import InProcessGrid
 
@@ -68,19 +68,19 @@ def assert_same(left, right):
 def killed(compose, tmp_path, monkeypatch):
     """Return a function: run on sites with files until the server dies in a round."""
 
-    def run(*options, at, phase="_evaluate", memory=tmp_path / "memory"):
-        real = getattr(RoundLoop, phase)
+    def run(*options, at, phase="evaluate", memory=tmp_path / "memory"):
+        real = getattr(PlainExchange, phase)
 
         def dies(self, number, arrays):
             if number == at:
                 raise KeyboardInterrupt
             return real(self, number, arrays)
 
-        monkeypatch.setattr(RoundLoop, phase, dies)
+        monkeypatch.setattr(PlainExchange, phase, dies)
         config = compose(*options, "rounds=4", folder="deployed")
         with pytest.raises(KeyboardInterrupt):
             execute(DeployedGrid(config, memory), config)
-        monkeypatch.setattr(RoundLoop, phase, real)
+        monkeypatch.setattr(PlainExchange, phase, real)
         return read_checkpoint(config.folder)
 
     return run
@@ -98,7 +98,7 @@ def resumed(compose, tmp_path):
     return run
 
 
-@pytest.mark.parametrize("phase", ["_train", "_evaluate"])
+@pytest.mark.parametrize("phase", ["train", "evaluate"])
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_resumed_run_is_the_whole_run(compose, killed, resumed, name, phase, caplog):
     """In whatever half of round 3 the server dies: the sites have trained it, or not."""
@@ -136,9 +136,9 @@ def test_pair_of_which_a_site_lost_its_half_starts_anew(
 ):
     options = STRATEGIES["scaffold"]
     memory, backup = tmp_path / "memory", tmp_path / "backup"
-    killed(*options, at=2, phase="_train")
+    killed(*options, at=2, phase="train")
     shutil.copytree(memory / "b", backup)
-    before = killed(*options, "resume=true", at=4, phase="_train")
+    before = killed(*options, "resume=true", at=4, phase="train")
     if loss != "away":
         shutil.rmtree(memory / "b")
     if loss in ("old", "damage"):
