@@ -149,7 +149,7 @@ FLOWER_PRIVATE = {
     "fl_client/link/": "the Fleet API",
     "fl_server/runtimes/": "Run and TaskIdentity of an engine; run_simulation of Ray",
     "fl_server/rounds/sites.py": "Run, in the signature of a Grid",
-    "fl_server/rounds/exchange.py": "ErrorCode of a lost node",
+    "fl_server/rounds/replies.py": "ErrorCode of a lost node",
     "strategies/privacy/masking.py": "the primitives of SecAgg+",
 }
 """Where names of Flower are used that it does not promise to keep, and which."""
