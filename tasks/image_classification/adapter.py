@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from fl_common.errors import ConfigError, DataError
 from tasks.contract import (
     HOLDOUT,
+    TRAIN,
     DataSource,
     Fitted,
     LocalObjective,
@@ -36,7 +37,6 @@ from tasks.images.issues import ImageIssues
 from tasks.images.loader import PixelLoader
 from tasks.images.network_helpers import seeded
 from tasks.images.preprocess import fitted_values
-from tasks.images.site_reader import TRAIN
 from tasks.images.weights import start_from_file
 from tasks.metrics import classification_stats, finalise_classification
 from tasks.networks.dp_sgd import train_privately

@@ -64,8 +64,10 @@ class ImageData(SiteSplits[PictureSplit]):
         holdout: PictureSplit,
         notes: Sequence[str],
         schema: ImageSchema,
+        *,
+        validation: PictureSplit | None = None,
     ) -> None:
-        super().__init__(name, train, holdout, notes)
+        super().__init__(name, train, holdout, notes, validation=validation)
         self._schema = schema
 
     def subgroup_rows(self, split: str) -> dict[str, int]:
@@ -136,5 +138,11 @@ def read_site(source: DataSource, split_seed: int, schema: ImageSchema) -> Image
     Raises as ``images.site_reader.read_items``.
     """
     found = read_items(source, split_seed, PictureReader(schema))
-    train, holdout = PictureSplit(found.train), PictureSplit(found.holdout)
-    return ImageData(source.name, train, holdout, found.notes, schema)
+    return ImageData(
+        source.name,
+        PictureSplit(found.train),
+        PictureSplit(found.holdout),
+        found.notes,
+        schema,
+        validation=PictureSplit(found.validation) if found.validation else None,
+    )

@@ -9,21 +9,23 @@ import pandas as pd
 
 from tasks.image_classification.data import ImageData, Picture
 from tasks.image_classification.schema import ImageSchema
-from tasks.images.export import SPLITS, write_picture
+from tasks.images.export import given_splits, write_picture
 
 
 def export_site(data: ImageData, schema: ImageSchema, folder: Path) -> dict[str, str]:
-    """Write ``{train,holdout}.csv`` and a folder of pictures for each; order and columns are kept.
+    """Write ``{train,validation,holdout}.csv`` and a folder of pictures for each.
+
+    Order and columns are kept.
 
     Returns
     -------
     dict
-        ``train`` and ``holdout`` of ``site.yaml``.
+        The files of ``site.yaml``.
     """
-    parts = (data.train.pictures, data.holdout.pictures)
-    for name, pictures in zip(SPLITS, parts, strict=True):
-        _table(pictures, schema, folder / name).to_csv(folder / f"{name}.csv", index=False)
-    return {name: f"{name}.csv" for name in SPLITS}
+    splits = given_splits(data)
+    for name, split in splits.items():
+        _table(split.pictures, schema, folder / name).to_csv(folder / f"{name}.csv", index=False)
+    return {name: f"{name}.csv" for name in splits}
 
 
 def _table(pictures: Sequence[Picture], schema: ImageSchema, folder: Path) -> pd.DataFrame:

@@ -23,11 +23,11 @@ import pandas as pd
 
 from fl_common.errors import DataError, SchemaError
 from fl_common.words import canonical, suggest
+from tasks.contract import HOLDOUT, TRAIN
 from tasks.image_classification.schema import ImageSchema
 from tasks.images.arrays import ArrayImage, npz_names, picture_rows, read_npz_array
 from tasks.images.image_refs import FileImage, ImageRef
 from tasks.images.issues import ImageIssues
-from tasks.images.site_reader import HOLDOUT, TRAIN
 from tasks.sites.folders import PICTURE_SUFFIXES, files_below
 
 _PARTS = {TRAIN: ("train", "val"), HOLDOUT: ("test",)}

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sized
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
 
+from tasks.contract import HOLDOUT, TRAIN, VALIDATION
 from tasks.images.image_refs import FileImage, ImageRef
+from tasks.sites.data import SiteSplits
 
-SPLITS = ("train", "holdout")
+T = TypeVar("T", bound=Sized)
+
+
+def given_splits(data: SiteSplits[T]) -> dict[str, T]:
+    """Return every split that a site has, by its key in ``site.yaml``."""
+    names = (TRAIN, VALIDATION, HOLDOUT)
+    return {name: data.split(name) for name in names if name != VALIDATION or data.num_validation}
 
 
 def picture_stem(number: int) -> str:

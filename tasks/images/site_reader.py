@@ -2,8 +2,8 @@
 
 A source is what a task's files are, or ``dataset:NAME``. Every picture is decoded once, so that a
 bad one is found before the first round instead of in the seventh, and then only referred to. What
-was read is cut by the site's partition and split into training and holdout. A task says what a
-record is and how its label is read (``RecordReader``); everything else is here.
+was read is cut by the site's partition and split into training, validation and holdout. A task says
+what a record is and how its label is read (``RecordReader``); everything else is here.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from fl_common.errors import ConfigError, DataError, SchemaError
 from fl_common.words import suggest
-from tasks.contract import Array, DataSource
+from tasks.contract import HOLDOUT, TRAIN, VALIDATION, Array, DataSource
 from tasks.images.checked_items import CheckedItems, checked_items
 from tasks.images.datasets import load_image_dataset
 from tasks.images.image_refs import ImageRef
@@ -27,10 +28,16 @@ from tasks.images.issues import ImageIssues, on_invalid
 from tasks.images.read import BadImageError, ImageFacts
 from tasks.sites.file_version import file_version
 from tasks.sites.partition import partition_rows
-from tasks.sites.splits import Positions, last_rows, merge_singles, split_rows
+from tasks.sites.splits import (
+    Positions,
+    ThreeWay,
+    last_rows,
+    merge_singles,
+    split_rows,
+    split_three_ways,
+)
 
 DATASET = "dataset:"
-TRAIN, HOLDOUT = "train", "holdout"
 
 
 class Record(Protocol):
@@ -104,6 +111,7 @@ class SiteItems(Generic[ItemT]):
     train: tuple[ItemT, ...]
     holdout: tuple[ItemT, ...]
     notes: tuple[str, ...]
+    validation: tuple[ItemT, ...] | None = None
 
 
 def read_items(
@@ -112,30 +120,39 @@ def read_items(
     """Read and split a site's pictures.
 
     Where neither a holdout nor the source itself names held-out pictures, ``holdout_fraction`` of
-    each stratum is held out by seed; of a film, the last frames. A partition cuts training and
-    holdout alike.
+    each stratum is held out by seed; of a film, the last frames. ``validation_fraction`` of what
+    is left is set aside in the same way. A partition cuts all alike.
 
     Raises
     ------
     DataError, SchemaError
         Naming file and cure; under ``on_invalid: refuse`` with the first bad files of each kind.
     ConfigError
-        If ``holdout_fraction`` is not within (0, 1).
+        If a fraction is not within (0, 1).
     """
     found = _read(source, source.train, reader, TRAIN)
-    held = _holdout(source, reader)
+    given = {HOLDOUT: _holdout(source, reader)}
+    if source.validation is not None:
+        given[VALIDATION] = _read(source, source.validation, reader, HOLDOUT)
     notes = list(found.notes)
-    if held is None:
-        seed = split_seed if source.split_seed is None else source.split_seed
-        kept, out = _split(found, source, seed, reader)
-        train, holdout = found.take(kept), found.take(out)
-    else:
-        train, holdout = found.items, held.items
-        notes += [f"holdout: {note}" for note in held.notes]
-        both = {item.image_ref.name for item in train} & {item.image_ref.name for item in holdout}
-        if both:
-            notes.append(f"{len(both)} pictures are in training and holdout ({min(both)}, ...)")
-    return SiteItems(train, holdout, (*notes, *reader.notes(train)))
+    drawn = _split(
+        found,
+        source,
+        reader,
+        holdout=source.holdout_fraction if given[HOLDOUT] is None else None,
+        validation=source.validation_fraction if VALIDATION not in given else None,
+        seed=split_seed if source.split_seed is None else source.split_seed,
+    )
+    parts = {TRAIN: found.take(drawn.train), HOLDOUT: found.take(drawn.holdout)}
+    if len(drawn.validation):
+        parts[VALIDATION] = found.take(drawn.validation)
+    for split, items in given.items():
+        if items is not None:
+            parts[split] = items.items
+            notes += [f"{split}: {note}" for note in items.notes]
+    notes += _shared_names(parts)
+    train = parts[TRAIN]
+    return SiteItems(train, parts[HOLDOUT], (*notes, *reader.notes(train)), parts.get(VALIDATION))
 
 
 def column_values(items: Sequence[Item], name: str) -> Array:
@@ -163,20 +180,48 @@ def _holdout(
     return None
 
 
+def _shared_names(parts: Mapping[str, Sequence[Item]]) -> list[str]:
+    """Note pictures that are in two splits: what trains or chooses would score, too."""
+    names = {split: {item.image_ref.name for item in items} for split, items in parts.items()}
+    spoken = {TRAIN: "training"}
+    return [
+        f"{len(both)} pictures are in {spoken.get(one, one)} and {spoken.get(other, other)} "
+        f"({min(both)}, ...)"
+        for one, other in combinations(names, 2)
+        if (both := names[one] & names[other])
+    ]
+
+
 def _split(
-    found: CheckedItems[ItemT], source: DataSource, seed: int, reader: RecordReader[RecordT, ItemT]
-) -> Positions:
-    size = len(found.items)
-    if size < 2:
+    found: CheckedItems[ItemT],
+    source: DataSource,
+    reader: RecordReader[RecordT, ItemT],
+    *,
+    holdout: float | None,
+    validation: float | None,
+    seed: int,
+) -> ThreeWay:
+    """Split what the site has no files of its own for."""
+    if len(found.items) < 2 and holdout is not None:
         raise DataError(
             f"{source.train}: site '{source.name}' has one picture; it needs at least 2"
         )
-    if found.ordered:
-        return last_rows(size, source.holdout_fraction)
-    strata = reader.strata(found.items)
-    if reader.merge_singles:
-        strata = merge_singles(strata)
-    return split_rows(size, strata, source.holdout_fraction, seed)
+
+    def split(size: int, strata: NDArray[np.int64] | None, fraction: float, seed: int) -> Positions:
+        if found.ordered:
+            return last_rows(size, fraction)
+        if reader.merge_singles and strata is not None:
+            strata = merge_singles(strata)
+        return split_rows(size, strata, fraction, seed)
+
+    return split_three_ways(
+        split,
+        len(found.items),
+        reader.strata(found.items),
+        holdout=holdout,
+        validation=validation,
+        seed=seed,
+    )
 
 
 def _read(

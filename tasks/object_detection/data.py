@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl_common.errors import DataError
-from tasks.contract import DataSource
+from tasks.contract import HOLDOUT, DataSource
 from tasks.images.issues import ImageIssues
 from tasks.images.read import ImageFacts
-from tasks.images.site_reader import HOLDOUT, read_items
+from tasks.images.site_reader import read_items
 from tasks.object_detection.annotations import DetectionItem, RawImage, checked_item
 from tasks.object_detection.coco import is_coco, open_coco, read_coco
 from tasks.object_detection.schema import DetectionSchema
@@ -93,7 +93,9 @@ def read_site(source: DataSource, split_seed: int, schema: DetectionSchema) -> D
     (``picture_kinds``). Raises as ``images.site_reader.read_items``.
     """
     found = read_items(source, split_seed, BoxReader(schema))
-    return DetectionData(source.name, found.train, found.holdout, found.notes)
+    return DetectionData(
+        source.name, found.train, found.holdout, found.notes, validation=found.validation
+    )
 
 
 def box_counts(items: Iterable[DetectionItem], num_classes: int) -> NDArray[np.int64]:

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tasks.images.export import SPLITS, write_picture
+from tasks.images.export import given_splits, write_picture
 from tasks.object_detection.annotations import DetectionItem
 from tasks.object_detection.data import DetectionData
 
 
 def export_site(data: DetectionData, classes: Sequence[str], folder: Path) -> dict[str, str]:
-    """Write ``{train,holdout}.json`` and a folder of pictures for each; order is kept.
+    """Write ``{train,validation,holdout}.json`` and a folder of pictures for each; order is kept.
 
     Only checked boxes are written, cut at their picture's edge. Coordinates are float32 in the
     file's double precision, so reading gives the same ones.
@@ -21,12 +21,13 @@ def export_site(data: DetectionData, classes: Sequence[str], folder: Path) -> di
     Returns
     -------
     dict
-        ``train`` and ``holdout`` of ``site.yaml``.
+        The files of ``site.yaml``.
     """
-    for name, items in zip(SPLITS, (data.train, data.holdout), strict=True):
+    splits = given_splits(data)
+    for name, items in splits.items():
         content = _coco(items, classes, folder / name)
         (folder / f"{name}.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
-    return {name: f"{name}.json" for name in SPLITS}
+    return {name: f"{name}.json" for name in splits}
 
 
 def _coco(items: Sequence[DetectionItem], classes: Sequence[str], folder: Path) -> dict[str, Any]:

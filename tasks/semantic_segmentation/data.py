@@ -136,8 +136,13 @@ def read_site(source: DataSource, split_seed: int, schema: SegmentationSchema) -
     Raises as ``images.site_reader.read_items``.
     """
     found = read_items(source, split_seed, MaskReader(schema))
-    train, holdout = SceneSplit(found.train), SceneSplit(found.holdout)
-    return SegmentationData(source.name, train, holdout, found.notes)
+    return SegmentationData(
+        source.name,
+        SceneSplit(found.train),
+        SceneSplit(found.holdout),
+        found.notes,
+        validation=SceneSplit(found.validation) if found.validation else None,
+    )
 
 
 def scene_kinds(scenes: Sequence[Scene]) -> NDArray[np.int64]:

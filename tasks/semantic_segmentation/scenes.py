@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fl_common.errors import DataError
+from tasks.contract import HOLDOUT
 from tasks.images.image_refs import FileImage, ImageRef
 from tasks.images.issues import ImageIssues
-from tasks.images.site_reader import HOLDOUT
 from tasks.semantic_segmentation import masks
 from tasks.semantic_segmentation.masks import FileMask, MaskRef
 from tasks.semantic_segmentation.schema import SegmentationSchema

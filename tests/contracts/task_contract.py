@@ -5,11 +5,12 @@ fixtures: ``task``, ``sources`` (at least two sites) and ``spec`` (a model with 
 """
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from fl_common.errors import ConfigError, DivergedError, ReplyError
+from fl_common.errors import ConfigError, DataError, DivergedError, ReplyError
 from tasks.contract import LocalObjective, ModelSpec, ScoreCard, TrainConfig
 from tasks.stats import Stats
 
@@ -58,6 +59,28 @@ class TaskContract:
             assert all(isinstance(note, str) for note in site.notes)
             for name, array in task.fit(site, 1).items():
                 np.testing.assert_array_equal(array, task.fit(again, 1)[name])
+
+    def test_validation_rows_are_taken_from_training_and_never_from_the_holdout(
+        self, task, sources, spec
+    ):
+        """They train nothing, fit nothing and score nothing: they choose."""
+        source = sources[0]
+        plain = task.read(source, 7)
+        data, other = (task.read(replace(source, validation_fraction=0.3), 7) for _ in range(2))
+        assert data.num_holdout == plain.num_holdout
+        assert data.num_train + data.num_validation == plain.num_train
+        assert data.num_validation == pytest.approx(0.3 * plain.num_train, abs=1)
+        model = task.build(spec, task.prepare(task.fit(plain, 1)), 3)
+        assert_same(task.evaluate(model, data), task.evaluate(model, plain))
+        assert_same(task.evaluate(model, data, "holdout"), task.evaluate(model, plain))
+        chosen = task.evaluate(model, data, "validation")
+        other.holdout, other.validation = other.validation, None
+        assert_same(task.evaluate(model, other), chosen)
+
+    def test_no_other_rows_stand_in_for_missing_validation_rows(self, task, model, sites):
+        assert sites[0].num_validation == 0
+        with pytest.raises(DataError, match="has no validation rows"):
+            task.evaluate(model, sites[0], "validation")
 
     def test_fitted_is_plain_json_and_independent_of_the_order_of_sites(self, task, sites, fitted):
         assert json.loads(json.dumps(fitted, allow_nan=False)) == fitted

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from fl_common.errors import ConfigError, DataError, SchemaError
-from tasks.contract import DataSource, Partition
+from tasks.contract import HOLDOUT, DataSource, Partition
 from tasks.images.datasets import ImageDataset
 from tasks.images.image_refs import FileImage, GeneratedImage, ImageRef
-from tasks.images.site_reader import HOLDOUT, column_values, read_items
+from tasks.images.site_reader import column_values, read_items
 from tasks.sites.splits import split_rows
 
 
@@ -88,6 +88,39 @@ def test_a_share_of_each_stratum_is_held_out_by_seed(folder):
     assert names(found.holdout) == names([everything[i] for i in out])
     assert sorted(item.letter for item in found.holdout) == ["a", "b", "c"]
     assert found.notes == ("9 to train on",)
+
+
+def test_validation_pictures_are_drawn_from_the_rest_and_the_holdout_stays(folder):
+    without = read_items(DataSource("a", str(folder), holdout_fraction=0.25), 7, Letters())
+    source = DataSource("a", str(folder), holdout_fraction=0.25, validation_fraction=1 / 3)
+    found = read_items(source, 7, Letters())
+    assert without.validation is None
+    assert found.holdout == without.holdout
+    assert sorted(item.letter for item in found.validation) == ["a", "b", "c"]
+    assert sorted(names(found.train + found.validation)) == sorted(names(without.train))
+    assert found.notes == ("6 to train on",)
+
+
+def test_validation_pictures_may_be_a_source_of_their_own(folder, tmp_path_factory):
+    other = tmp_path_factory.mktemp("other")
+    write(other / "a1.png", 100)
+    write(other / "x1.png", 101)
+    source = DataSource("a", str(folder), holdout_fraction=0.25, validation=str(other))
+    found = read_items(source, 7, Letters(on_invalid="drop"))
+    plain = read_items(DataSource("a", str(folder), holdout_fraction=0.25), 7, Letters())
+    assert names(found.validation) == ["a1.png"]
+    assert (found.train, found.holdout) == (plain.train, plain.holdout)
+    assert any(note.startswith("validation: ") for note in found.notes)
+
+
+def test_a_picture_in_two_splits_is_noted(folder, tmp_path_factory):
+    other = tmp_path_factory.mktemp("other")
+    write(other / "a000.png", 0)
+    twice = (folder / "a000.png", other / "a000.png")
+    assert twice[0].read_bytes() == twice[1].read_bytes()
+    source = DataSource("a", str(folder), holdout=str(other), validation=str(folder / "."))
+    notes = read_items(source, 0, Letters()).notes
+    assert any("12 pictures are in training and validation" in note for note in notes)
 
 
 def test_the_sites_own_seed_pins_the_split(folder):
@@ -190,3 +223,11 @@ def test_a_data_set_of_another_task_is_refused(film):
 def test_a_column_of_no_picture_is_told():
     with pytest.raises(SchemaError, match="no column 'ward'; there are none"):
         column_values([Thing(GeneratedImage("a", 0, 4, 4, _drawn))], "ward")
+
+
+def test_the_frames_before_those_held_out_choose(film):
+    source = DataSource("a", "dataset:letters", holdout_fraction=0.2, validation_fraction=0.25)
+    found = read_items(source, 5, Letters())
+    parts = (found.train, found.validation, found.holdout)
+    frames = [[item.image.index for item in part] for part in parts]
+    assert frames == [[0, 1, 2, 3, 4, 5], [6, 7], [8, 9]]
