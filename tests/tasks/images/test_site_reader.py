@@ -211,7 +211,7 @@ def film(monkeypatch):
 def test_the_last_pictures_of_a_film_are_held_out(film):
     found = read_items(DataSource("a", "dataset:letters"), 0, Letters())
     assert [item.image.index for item in found.holdout] == [8, 9]
-    with pytest.raises(ConfigError, match="holdout_fraction is 1"):
+    with pytest.raises(ConfigError, match="holdout_fraction must be between 0 and 1"):
         read_items(DataSource("a", "dataset:letters", holdout_fraction=1.0), 0, Letters())
 
 
