@@ -26,6 +26,7 @@ def _run(config: DictConfig) -> float | None:
     from fl_common.files import write_atomically
     from fl_server.config.compose import strategy_name
     from fl_server.config.run_config import freeze
+    from fl_server.results.scoring import final_round
     from fl_server.runtimes.launch import launch
 
     quieten()
@@ -49,7 +50,7 @@ def _run(config: DictConfig) -> float | None:
                 f"{outcome.rounds[-1].reason}; {folder} holds the model as submitted"
             )
         )
-    return outcome.rounds[-1].score
+    return final_round(outcome.rounds, run.usecase.score).score
 
 
 def main() -> None:

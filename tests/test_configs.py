@@ -12,7 +12,7 @@ from flwr.serverapp.strategy import Strategy
 
 from fl_server.commands.usecases import list_usecases
 from fl_server.config import compatibility as checks
-from fl_server.config.compatibility import check_metric, check_run
+from fl_server.config.compatibility import check_run
 from fl_server.config.compose import compose_overrides
 from fl_server.config.run_config import (
     BoardConfig,
@@ -20,6 +20,7 @@ from fl_server.config.run_config import (
     SitesConfig,
     make_strategy,
 )
+from fl_server.config.usecase import check_metric
 from tasks.contract import Partition, TrainConfig
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -62,7 +63,7 @@ def test_usecase_composes_and_its_score_exists(usecase, tmp_path):
     run = compose_overrides(overrides(usecase), tmp_path)
     assert run.usecase.slug == usecase
     for path in (run.usecase.score.name, *run.usecase.extra_columns):
-        check_metric(path, run.usecase.task, run.schema)
+        check_metric(path, run.metrics, run.schema)
     assert run.usecase.title
     assert usecase in {entry.slug for entry in list_usecases()}
 

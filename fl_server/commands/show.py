@@ -11,6 +11,7 @@ from rich.table import Table
 from fl_common.errors import ConfigError
 from fl_server.results.result import RESULT
 from fl_server.results.saved_model import read_json
+from tasks.contract import BLOCKS, OVERALL, SUBGROUPS, MetricPath
 
 
 def print_result(folder: Path, console: Console) -> None:
@@ -78,10 +79,10 @@ def _rounds(result: dict[str, Any]) -> Table:
 
 
 def _flat(card: dict[str, Any]) -> dict[str, float]:
-    flat = dict(card["overall"])
-    for scope in ("subgroups", "blocks"):
-        for name, values in card[scope].items():
-            flat |= {f"{scope}/{name}/{metric}": value for metric, value in values.items()}
+    flat = dict(card[OVERALL])
+    for kind in (SUBGROUPS, BLOCKS):
+        for group, values in card[kind].items():
+            flat |= {str(MetricPath(f"{kind}/{group}", name)): v for name, v in values.items()}
     return flat
 
 

@@ -19,20 +19,17 @@ from fl_common.values import (
     texts,
     whole,
 )
+from fl_server.config.usecase import check_metric
 from strategies.privacy.combinations import check_combination, check_sampling
 from strategies.privacy.modes import NoPrivacy
 from strategies.requirements import check_sites, check_training, num_asked
 from strategies.sampling import Stratified
 from strategies.tree_replies import check_variable_size
 from tasks.contract import AddsTrees, ChecksChoices, Task
-from tasks.metrics.catalog import metric_info
 from tasks.registry import load_task
 
 if TYPE_CHECKING:
     from fl_server.config.run_config import RunConfig
-
-_KINDS = ("classification", "regression", "detection", "segmentation")
-
 
 TRAIN_CHECKS: dict[str, Check] = {
     "optimizer": text,
@@ -96,7 +93,7 @@ def check_run(config: RunConfig) -> None:
 
     task = load_task(config.usecase.task, config.schema)
     for key in (config.usecase.score.name, *config.usecase.extra_columns):
-        check_metric(key, config.usecase.task, config.schema)
+        check_metric(key, config.metrics, config.schema)
     if isinstance(task, ChecksChoices):
         task.check(config.model, config.train)
     check_strategy(config, make_strategy(config.strategy), task)
@@ -143,30 +140,6 @@ def check_trees(config: RunConfig, strategy: Strategy, task: Task) -> None:
         compresses=config.communication.is_active,
         max_update_norm=config.sites.max_update_norm,
     )
-
-
-def check_metric(path: str, task: str, schema: Mapping[str, Any]) -> None:
-    """Require that a metric, in a scope such as ``subgroups/women``, will be computed.
-
-    Raises
-    ------
-    ConfigError
-        Naming the metric or the scope, with the near match.
-    """
-    scope, _, name = path.rpartition("/")
-    known = {"", "overall"}
-    for group, key in (("subgroups", "subgroups"), ("blocks", "feature_blocks")):
-        known |= {f"{group}/{scoped}" for scoped in schema.get(key) or {}}
-    if scope not in known:
-        near = get_close_matches(scope, known, n=1)
-        hint = f"did you mean '{near[0]}/{name}'?" if near else f"known: {sorted(known - {''})}"
-        raise ConfigError(f"usecase.score: '{path}': scope '{scope}' does not exist; {hint}")
-    kind = next((kind for kind in _KINDS if kind in task), None)
-    classes = [str(label) for label in schema.get("classes") or ()]
-    try:
-        metric_info(name, classes, kind)
-    except ConfigError as error:
-        raise ConfigError(f"usecase.score or extra_columns: {error}") from None
 
 
 def check_arguments(accepted: Mapping[str, inspect.Parameter], given: Mapping[str, Any]) -> None:

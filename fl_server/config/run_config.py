@@ -43,11 +43,12 @@ from fl_server.config.compatibility import (
     check_arguments,
 )
 from fl_server.config.instantiation import dp_sgd, make_compression, make_privacy, parameters_of
-from fl_server.config.usecase import ScoreRule, UseCaseInfo
+from fl_server.config.usecase import UseCaseInfo, score_rule
 from strategies.privacy.modes import NoPrivacy, Privacy
 from strategies.requirements import check_class, unwrapped
 from strategies.wire.compression import Compression
-from tasks.contract import DataSource, ModelSpec, TrainConfig
+from tasks.contract import DataSource, ModelSpec, TaskMetrics, TrainConfig, metrics_of
+from tasks.registry import load_task
 
 USECASE_KEYS = {"slug", "title", "description", "task", "score", "extra_columns"}
 NODE_MINIMA = ("min_train_nodes", "min_evaluate_nodes", "min_available_nodes")
@@ -108,6 +109,7 @@ class RunConfig:
     resume: bool = False
     privacy: Privacy = field(default_factory=NoPrivacy)
     communication: Compression = field(default_factory=Compression)
+    metrics: TaskMetrics = field(default_factory=TaskMetrics)
     resolved: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -133,7 +135,7 @@ def freeze(config: DictConfig, folder: Path, strategy_name: str) -> RunConfig:
         raise ConfigError(f"{key} must be given, for example {key}=VALUE") from None
     for group in ("usecase", "model", "train", "strategy", "runtime", "data", "partition"):
         section(group, raw[group])
-    usecase, schema = _usecase(raw["usecase"])
+    usecase, schema, metrics = _usecase(raw["usecase"])
     each("submission", raw["submission"], {"team": text, "claimed": optional(number())})
     weights = raw["weights"]
     if weights is not None and not Path(str(weights)).is_file():
@@ -146,6 +148,7 @@ def freeze(config: DictConfig, folder: Path, strategy_name: str) -> RunConfig:
     return RunConfig(
         usecase=usecase,
         schema=schema,
+        metrics=metrics,
         model=ModelSpec(raw["model"]["name"], raw["model"].get("params") or {}),
         train=replace(
             _dataclass(TrainConfig, raw["train"], "train", TRAIN_CHECKS), dp=dp_sgd(privacy)
@@ -212,28 +215,22 @@ def make_strategy(config: Mapping[str, Any]) -> Strategy:
     return strategy
 
 
-def _usecase(raw: Mapping[str, Any]) -> tuple[UseCaseInfo, dict[str, Any]]:
+def _usecase(raw: Mapping[str, Any]) -> tuple[UseCaseInfo, dict[str, Any], TaskMetrics]:
     for key in ("slug", "task", "score"):
         if not raw.get(key):
             raise ConfigError(f"usecase.{key} is missing")
-    score = raw["score"]
-    if isinstance(score, str):
-        score = {"name": score}
-    if not isinstance(score, Mapping) or not isinstance(score.get("name"), str):
-        raise ConfigError(f"usecase.score must be {{name: METRIC, direction: max}}, got {score!r}")
-    rule = ScoreRule(score["name"], str(score.get("direction", "max")))
-    if rule.direction not in ("max", "min", "zero"):
-        raise ConfigError(f"usecase.score.direction must be max, min or zero, got {rule.direction}")
+    schema = {key: value for key, value in raw.items() if key not in USECASE_KEYS}
+    metrics = metrics_of(load_task(str(raw["task"]), schema))
     shown = texts("usecase.extra_columns", raw.get("extra_columns") or [])
     info = UseCaseInfo(
         slug=slug("usecase.slug", raw["slug"]),
         title=str(raw.get("title") or raw["slug"]),
         description=str(raw.get("description") or ""),
         task=str(raw["task"]),
-        score=rule,
+        score=score_rule(raw["score"], metrics),
         extra_columns=tuple(shown),
     )
-    return info, {key: value for key, value in raw.items() if key not in USECASE_KEYS}
+    return info, schema, metrics
 
 
 def _site_data(data: Mapping[str, Any], partition: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:

@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from fl_server.leaderboard import views
 from fl_server.results import charts
+from tasks.contract import DIRECTIONS, MetricPath
 
 NUM_HIGHLIGHTED = 8
 """Lines with a colour of their own in a chart of all runs."""
@@ -111,8 +112,8 @@ def _breakable(name: str) -> Markup:
 
 def _column(name: str) -> str:
     """Shorten ``subgroups/SMA/recall_macro`` to ``SMA: recall_macro``."""
-    scope, _, metric = name.rpartition("/")
-    return f"{scope.partition('/')[2] or scope}: {metric}" if scope else metric
+    path = MetricPath.parse(name)
+    return f"{path.group or path.scope}: {path.name}" if "/" in name else path.name
 
 
 _environment = Environment(
@@ -134,4 +135,4 @@ _environment.filters.update(
     breakable=_breakable,
     spark=_spark,
 )
-_environment.globals["hints"] = charts.WORSE_OR_BETTER
+_environment.globals["hints"] = DIRECTIONS

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from fl_server.leaderboard import standings, views
 from fl_server.leaderboard.tables import Metric, Round, Run, Site, SiteRecord, Submission, UseCase
+from tasks.contract import MetricPath
 
 
 def usecase(session: Session, slug: str) -> UseCase | None:
@@ -129,26 +130,20 @@ def _curves(session: Session, usecase_id: int) -> dict[int, list[Any]]:
 
 def _cells(session: Session, case: UseCase) -> dict[int, standings.Cells]:
     """Return the final round's score and declared columns of every run."""
-    names = {(*_split(name),): name for name in (case.score_name, *case.extra_columns)}
+    names = {MetricPath.parse(name): name for name in (case.score_name, *case.extra_columns)}
     statement = (
         select(Round.run_id, Metric.scope, Metric.name, Metric.value, Metric.absent)
         .join(Round, Round.id == Metric.round_id)
         .join(Run, and_(Run.id == Round.run_id, Run.final_round == Round.round))
         .where(
             Run.usecase_id == case.id,
-            or_(*(and_(Metric.scope == scope, Metric.name == name) for scope, name in names)),
+            or_(*(and_(Metric.scope == path.scope, Metric.name == path.name) for path in names)),
         )
     )
     cells: dict[int, standings.Cells] = defaultdict(dict)
     for run_id, scope, name, value, absent in _all(session, statement):
-        cells[run_id][names[scope, name]] = views.CellView(value, absent)
+        cells[run_id][names[MetricPath(scope, name)]] = views.CellView(value, absent)
     return cells
-
-
-def _split(column: str) -> tuple[str, str]:
-    """Return scope and metric of a column's name; a bare metric is of all rows."""
-    scope, _, name = column.rpartition("/")
-    return scope or "overall", name
 
 
 def _metrics(session: Session, round_ids: list[int]) -> dict[int, list[views.MetricView]]:

@@ -8,11 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Generic, Protocol, TypeVar
 
-from fl_common.errors import ConfigError
 from fl_server.config.usecase import ScoreRule
-
-DIRECTIONS = ("max", "min", "zero")
-"""Higher is better, lower is better, closest to zero is better."""
 
 
 class Scored(Protocol):
@@ -43,13 +39,8 @@ def rank(rows: Iterable[Row], rule: ScoreRule) -> list[Ranked[Row]]:
 
     Equal scores share a place and the next one is skipped (1, 1, 3). Rows without a finite score
     come last and have no place. Within a place the earlier submission comes first.
-
-    Raises
-    ------
-    ConfigError
-        If the rule's direction does not exist.
     """
-    keyed = [(loss(row.score, rule.direction), row) for row in rows]
+    keyed = [(rule.sort_key(row.score), row) for row in rows]
     keyed.sort(key=lambda item: (item[0], item[1].submitted_at))
     ranked: list[Ranked[Row]] = []
     place = 0
@@ -58,31 +49,3 @@ def rank(rows: Iterable[Row], rule: ScoreRule) -> list[Ranked[Row]]:
             place = position
         ranked.append(Ranked(place if math.isfinite(value) else None, row))
     return ranked
-
-
-def loss(score: float | None, direction: str) -> float:
-    """Return a number that is smaller for a better score; infinity where it is absent.
-
-    Raises
-    ------
-    ConfigError
-        If ``direction`` does not exist.
-    """
-    if direction not in DIRECTIONS:
-        raise ConfigError(
-            f"score direction {direction!r} does not exist: choose {', '.join(DIRECTIONS)}"
-        )
-    if score is None or not math.isfinite(score):
-        return math.inf
-    if direction == "zero":
-        return abs(score)
-    return -score if direction == "max" else score
-
-
-def improvement(baseline: float | None, final: float | None, direction: str) -> float | None:
-    """Return by how much ``final`` is better than ``baseline``; negative where it is worse.
-
-    ``None`` if either is absent.
-    """
-    gain = loss(baseline, direction) - loss(final, direction)
-    return gain if math.isfinite(gain) else None

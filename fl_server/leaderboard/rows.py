@@ -5,29 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
 from fl_server.config.usecase import UseCaseInfo
-from fl_server.leaderboard.ranking import loss
 from fl_server.leaderboard.views import clean_text, finite, json_safe
 from fl_server.results.records import RoundRecord, RunInfo, SubmissionInfo
-from tasks.contract import ScoreCard, Scores
+from tasks.contract import ScoreCard
 
 _SECRET_NAME = re.compile(r"passw|secret|token|api_?key|private_?key|credential", re.IGNORECASE)
 _URL_PASSWORD = re.compile(r"(\w://[^/\s:@]*:)[^/\s@]+@")
 
 
 def usecase_values(info: UseCaseInfo) -> dict[str, Any]:
-    """Return the columns of a ``UseCase``.
-
-    Raises
-    ------
-    ConfigError
-        If the score's direction does not exist.
-    """
-    loss(None, info.score.direction)
+    """Return the columns of a ``UseCase``."""
     now = datetime.now(UTC)
     return {
         "slug": clean_text(info.slug),
@@ -83,13 +74,13 @@ def round_values(record: RoundRecord) -> dict[str, Any]:
     """Return the columns of a ``Round``, without its run."""
     sites = {site.site for site in record.sites}
     failed = {site.site for site in record.sites if site.status != "ok"}
-    scopes = dict(_scopes(record.card))
     return {
         "round": int(record.round),
         "phase": record.phase,
         "status": record.status,
         "reason": clean_text(record.reason),
         "score": finite(record.score),
+        "validation_score": finite(record.validation_score),
         "train_loss": finite(record.train_loss),
         "seconds": finite(record.seconds) or 0.0,
         "bytes_up": int(record.bytes_up),
@@ -98,7 +89,9 @@ def round_values(record: RoundRecord) -> dict[str, Any]:
         "num_sites_ok": len(sites - failed),
         "epsilon": finite(record.epsilon),
         "arrays": {
-            scope: json_safe(scores.arrays) for scope, scores in scopes.items() if scores.arrays
+            clean_text(scope): json_safe(scores.arrays)
+            for scope, scores in record.card.scopes().items()
+            if scores.arrays
         },
         "attributions": json_safe(record.card.attributions),
         "recorded_at": datetime.now(UTC),
@@ -108,7 +101,7 @@ def round_values(record: RoundRecord) -> dict[str, Any]:
 def metric_values(card: ScoreCard, round_id: int) -> list[dict[str, Any]]:
     """Return the columns of every ``Metric``; a value that is not finite becomes a reason."""
     rows: list[dict[str, Any]] = []
-    for scope, scores in _scopes(card):
+    for scope, scores in card.scopes().items():
         reasons: dict[str, str] = {name: why or "absent" for name, why in scores.absent.items()}
         for name, number in scores.values.items():
             value = finite(number)
@@ -156,13 +149,6 @@ def _without_secrets(value: Any) -> Any:
     return _URL_PASSWORD.sub(r"\1***@", value) if isinstance(value, str) else value
 
 
-def _scopes(card: ScoreCard) -> Iterator[tuple[str, Scores]]:
-    yield "overall", card.overall
-    for kind, group in (("subgroups", card.subgroups), ("blocks", card.blocks)):
-        for name, scores in group.items():
-            yield clean_text(f"{kind}/{name}"), scores
-
-
 def _metric(
     round_id: int,
     scope: str,
@@ -173,7 +159,7 @@ def _metric(
 ) -> dict[str, Any]:
     return {
         "round_id": round_id,
-        "scope": scope,
+        "scope": clean_text(scope),
         "name": clean_text(name),
         "value": value,
         "absent": None if absent is None else clean_text(absent),

@@ -41,7 +41,7 @@ def places(heads: list[Any], case: UseCase) -> Places:
         )
         for head in heads
     ]
-    return ranking.rank(standings, ScoreRule(case.score_name, case.score_direction))
+    return ranking.rank(standings, _rule(case))
 
 
 def usecase_view(case: UseCase, ranked: Places) -> views.UseCaseView:
@@ -85,9 +85,7 @@ def entry(
         claimed_score=head.claimed,
         baseline_score=head.baseline_score,
         final_score=head.final_score,
-        improvement=ranking.improvement(
-            head.baseline_score, head.final_score, case.score_direction
-        ),
+        improvement=_rule(case).improvement(head.baseline_score, head.final_score),
         subgroups={
             name: cells.get(name, views.CellView(absent="not measured"))
             for name in case.extra_columns
@@ -104,6 +102,10 @@ def entry(
         created_date=head.started_at,
         updated_date=head.updated_at,
     )
+
+
+def _rule(case: UseCase) -> ScoreRule:
+    return ScoreRule(case.score_name, case.score_direction)
 
 
 def _note(head: Any, case: UseCase, score: views.CellView | None) -> str:
@@ -140,7 +142,7 @@ def run_view(
         baseline_score=run.baseline_score,
         final_score=run.final_score,
         final_round=run.final_round,
-        improvement=ranking.improvement(run.baseline_score, run.final_score, case.score_direction),
+        improvement=_rule(case).improvement(run.baseline_score, run.final_score),
         strategy=run.strategy,
         runtime=run.runtime,
         seed=run.seed,
@@ -160,6 +162,6 @@ def run_view(
 
 def summary(item: Round) -> dict[str, Any]:
     """Return the fields of a ``RoundSummaryView``."""
-    first = ("round", "phase", "status", "reason", "score", "train_loss", "seconds")
-    fields = (*first, "bytes_up", "bytes_down", "num_sites", "num_sites_ok", "epsilon")
+    first = ("round", "phase", "status", "reason", "score", "validation_score", "train_loss")
+    fields = (*first, "seconds", "bytes_up", "bytes_down", "num_sites", "num_sites_ok", "epsilon")
     return {name: getattr(item, name) for name in fields} | {"recorded_date": item.recorded_at}

@@ -18,6 +18,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from fl_common.errors import ConfigError
+from fl_server.config.usecase import ScoreRule
 from fl_server.leaderboard import migrations, queries, rows, views
 from fl_server.leaderboard.tables import (
     Metric,
@@ -31,6 +32,7 @@ from fl_server.leaderboard.tables import (
 )
 from fl_server.leaderboard.views import clean_text
 from fl_server.results.records import RoundRecord, RunInfo
+from fl_server.results.scoring import final_round
 
 Found = TypeVar("Found")
 
@@ -270,16 +272,25 @@ def _touch(session: Session, run_id: int, **changes: Any) -> None:
 
 
 def _settle(session: Session, run_id: int) -> None:
-    """Derive from its rounds where a run stands."""
-    statement = select(Round.round, Round.status, Round.score).where(Round.run_id == run_id)
-    recorded = session.execute(statement.order_by(Round.round)).all()
-    num_rounds = session.scalar(select(Run.num_rounds).where(Run.id == run_id))
-    least = 1 if num_rounds else 0
-    good = [row for row in recorded if row.status == "ok" and row.round >= least]
+    """Derive from its rounds where a run stands.
+
+    A run that will fine-tune has no final round before its first such round is recorded.
+    """
+    columns = (Round.round, Round.status, Round.score, Round.validation_score)
+    statement = select(*columns).where(Round.run_id == run_id).order_by(Round.round)
+    recorded: list[Any] = list(session.execute(statement))
+    num_rounds, direction = session.execute(
+        select(Run.num_rounds, UseCase.score_direction)
+        .join(UseCase, Run.usecase_id == UseCase.id)
+        .where(Run.id == run_id)
+    ).one()
+    final = None
+    if recorded and recorded[-1].round >= min(num_rounds, 1):
+        final = final_round(recorded, ScoreRule("score", direction))
     values = {
         "baseline_score": next((row.score for row in recorded if row.round == 0), None),
-        "final_score": good[-1].score if good else None,
-        "final_round": good[-1].round if good else None,
+        "final_score": final.score if final is not None else None,
+        "final_round": final.round if final is not None else None,
         "num_rounds_done": recorded[-1].round if recorded else 0,
     }
     session.execute(update(Run).where(Run.id == run_id).values(values))

@@ -160,6 +160,8 @@ class Round(Table):
     status: Mapped[str]
     reason: Mapped[str]
     score: Mapped[float | None]
+    validation_score: Mapped[float | None]
+    """The score on the validation rows, which choose the final round; null without any."""
     train_loss: Mapped[float | None]
     seconds: Mapped[float]
     bytes_up: Mapped[int] = mapped_column(BigInteger)

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from tasks.contract import BLOCKS, OVERALL, SUBGROUPS, MetricPath
+
 Curve = list[tuple[int, float | None]]
 """(round, score) in order; ``None`` where a round has no score."""
 
@@ -85,7 +87,7 @@ class EntryView:
     baseline_score: float | None
     """Out of the box: the score of round 0."""
     final_score: float | None
-    """After fine-tuning: the score of the last good round so far."""
+    """After fine-tuning: the score of the final round (``scoring.final_round``) so far."""
     improvement: float | None
     """Final against baseline, positive where better."""
     subgroups: dict[str, CellView]
@@ -154,6 +156,8 @@ class RoundSummaryView:
     status: str
     reason: str
     score: float | None
+    validation_score: float | None
+    """On the validation rows, which choose the final round; ``None`` without any."""
     train_loss: float | None
     seconds: float
     bytes_up: int
@@ -292,6 +296,5 @@ def _cell(metric: MetricView | None) -> CellView:
 
 
 def _scope_order(key: tuple[str, str]) -> tuple[int, str, str]:
-    kinds = ("overall", "subgroups", "blocks")
-    kind = key[0].partition("/")[0]
+    kinds, kind = (OVERALL, SUBGROUPS, BLOCKS), MetricPath(*key).kind
     return (kinds.index(kind) if kind in kinds else len(kinds), key[0], key[1])

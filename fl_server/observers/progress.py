@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from types import TracebackType
 
 from rich.console import Console
@@ -12,23 +11,11 @@ from rich.table import Table
 
 from fl_server.config.run_config import RunConfig
 from fl_server.results.records import RoundRecord, RunOutcome
-from fl_server.results.result import final_round
-from fl_server.results.scoring import scopes
+from fl_server.results.scoring import final_round
 from fl_server.rounds.sites import Site
+from tasks.contract import DIRECTIONS, MetricPath
 
-SHOWN = {
-    "tabular_classification": ("accuracy", "balanced_accuracy", "f1_macro", "auc_roc", "log_loss"),
-    "image_classification": ("accuracy", "balanced_accuracy", "f1_macro", "auc_roc", "log_loss"),
-    "semantic_segmentation": ("miou", "dice_macro", "pixel_accuracy", "boundary_f1_macro"),
-    "object_detection": ("map", "map50", "map75", "ar100", "f1", "mean_iou"),
-    "tabular_regression": ("mae", "rmse", "r2", "mbe", "median_absolute_error"),
-}
-PER_CLASS = {"semantic_segmentation": "iou", "object_detection": "ap50"}
-ARROWS = {
-    "max": "↑ higher is better",
-    "min": "↓ lower is better",
-    "zero": "→0 closest to 0 is best",
-}
+ARROWS = {"max": "↑", "min": "↓", "zero": "→0"}
 
 
 class Progress:
@@ -98,37 +85,30 @@ class Progress:
         self._console.print(self._scores(outcome))
         self._console.print(self._sites(outcome))
         if outcome.stopped_early:
-            self.say("stopped early: the best model was kept")
+            self.say("stopped early")
         self.say(f"results: {self._config.folder / 'result.json'}")
 
     def _scores(self, outcome: RunOutcome) -> Table:
         rule = self._config.usecase.score
-        baseline, final = outcome.rounds[0], final_round(self._config, outcome)
-        table = Table(title=f"{self._config.usecase.slug}: {rule.name} ({ARROWS[rule.direction]})")
+        baseline, final = outcome.rounds[0], final_round(outcome.rounds, rule)
+        better = f"{ARROWS[rule.direction]} {DIRECTIONS[rule.direction]}"
+        table = Table(title=f"{self._config.usecase.slug}: {rule.name} ({better})")
         table.add_column("metric")
         table.add_column("out of the box", justify="right")
         table.add_column("after fine-tuning", justify="right")
-        before, after = scopes(baseline.card), scopes(final.card)
-        for path in self._shown(after):
-            scope, _, metric = path.rpartition("/")
-            old, new = before.get(scope or "overall"), after.get(scope or "overall")
-            cells = [
-                "–"
-                if scores is None or metric not in scores.values
-                else f"{scores.values[metric]:.4f}"
-                for scores in (old, new)
-            ]
-            table.add_row(path, *cells, style="bold" if path == rule.name else "")
+        for path in self._shown():
+            values = [record.card.look_up(path)[0] for record in (baseline, final)]
+            cells = ["–" if value is None else f"{value:.4f}" for value in values]
+            table.add_row(str(path), *cells, style="bold" if path == rule.path else "")
         return table
 
-    def _shown(self, after: Mapping[str, object]) -> list[str]:
-        usecase = self._config.usecase
-        paths = [usecase.score.name, *SHOWN.get(usecase.task, ()), *usecase.extra_columns]
+    def _shown(self) -> list[MetricPath]:
+        usecase, metrics = self._config.usecase, self._config.metrics
+        names = [usecase.score.name, *metrics.headline, *usecase.extra_columns]
         classes = self._config.schema.get("classes") or []
-        if len(classes) <= 6:
-            stem = PER_CLASS.get(usecase.task, "f1")
-            paths += [f"{stem}_{name}" for name in classes]
-        return list(dict.fromkeys(path.removeprefix("overall/") for path in paths))
+        if metrics.per_class and len(classes) <= 6:
+            names += [f"{metrics.per_class}_{name}" for name in classes]
+        return list(dict.fromkeys(map(MetricPath.parse, names)))
 
     def _sites(self, outcome: RunOutcome) -> Table:
         table = Table(title="sites")

@@ -11,13 +11,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from tasks.contract import DIRECTIONS
+
 Point = tuple[int, float | None]
 
-WORSE_OR_BETTER = {
-    "max": "higher is better",
-    "min": "lower is better",
-    "zero": "closest to zero is best",
-}
 COLOURS = ("#2563eb", "#c2410c", "#15803d", "#a21caf", "#b45309", "#0e7490", "#be123c", "#4d7c0f")
 DASHES = ("", "6 3", "2 3", "8 3 2 3")
 """Lines differ in dash as well as in colour."""
@@ -58,7 +55,7 @@ def overlay_svg(
     """Draw several runs' scores by round, ``muted`` ones thin and grey behind the others."""
     every = [_finite(item.points) for item in (*muted, *series)]
     frame = _Frame.around([point for points in every for point in points], direction)
-    hint = WORSE_OR_BETTER.get(direction, direction)
+    hint = DIRECTIONS.get(direction, direction)
     parts = [*_axes(frame, f"{label} ({hint})", direction)]
     parts += [_line(frame, item, "muted", "#9ca3af", "") for item in muted]
     for index, item in enumerate(series):
@@ -118,7 +115,8 @@ class _Frame:
     def y(self, value: float) -> float:
         # Halved first: the difference of two huge scores must not overflow.
         share = (value / 2 - self.low / 2) / (self.high / 2 - self.low / 2)
-        return round(self.floor - (self.floor - self.top) * share, 2)
+        # Kept within: a score near the largest float is beyond the range that fits one.
+        return round(self.floor - (self.floor - self.top) * min(max(share, 0.0), 1.0), 2)
 
 
 def _finite(points: Iterable[Point]) -> list[tuple[int, float]]:

@@ -81,6 +81,8 @@ class RoundRecord:
         Not ``ok``: the previous model was kept, and ``reason`` says why.
     score : float or None
         The use case's score; ``None`` where it is absent.
+    validation_score : float or None
+        The same on the validation rows, which choose the final round; ``None`` without any.
     epsilon : float or None
         Privacy spent up to and with this round; ``None`` where nothing is noised.
     """
@@ -97,6 +99,7 @@ class RoundRecord:
     reason: str = ""
     train_loss: float | None = None
     epsilon: float | None = None
+    validation_score: float | None = None
 
 
 @dataclass(frozen=True)

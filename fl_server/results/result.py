@@ -16,18 +16,17 @@ from fl_common.files import write_atomically
 from fl_server.config.run_config import RunConfig
 from fl_server.results.charts import score_curve_svg
 from fl_server.results.records import RoundRecord, RunOutcome
-from fl_server.results.scoring import is_better, scopes
-from tasks.contract import ScoreCard, Scores
+from fl_server.results.scoring import final_round
+from tasks.contract import BLOCKS, OVERALL, SUBGROUPS, MetricPath, ScoreCard, Scores
 
 RESULT, MODEL, MODEL_CARD, CURVE = "result.json", "model.safetensors", "model.json", "curve.svg"
-COUNTS = ("images", "boxes")
-"""What a task counted in the pooled holdout, beside its scores."""
 
 
 def result_of(config: RunConfig, outcome: RunOutcome) -> dict[str, Any]:
     """Return the content of ``result.json`` as plain values."""
-    baseline, final = outcome.rounds[0], final_round(config, outcome)
     rule = config.usecase.score
+    baseline, final = outcome.rounds[0], final_round(outcome.rounds, rule)
+    counted = final.card.overall.arrays
     return {
         "usecase": config.usecase.slug,
         "task": config.usecase.task,
@@ -38,6 +37,7 @@ def result_of(config: RunConfig, outcome: RunOutcome) -> dict[str, Any]:
         "team": config.team,
         "claimed": config.claimed,
         "stopped_early": outcome.stopped_early,
+        "final_round": final.round,
         "score": {
             "name": rule.name,
             "direction": rule.direction,
@@ -46,23 +46,12 @@ def result_of(config: RunConfig, outcome: RunOutcome) -> dict[str, Any]:
         },
         "metrics": {"baseline": _card(baseline.card), "final": _card(final.card)},
         "absent": _absent(final.card),
-        "bounds": _flat({scope: s.bounds for scope, s in scopes(final.card).items()}),
+        "bounds": _flat({scope: s.bounds for scope, s in final.card.scopes().items()}),
         "confusion_matrix": final.card.overall.arrays.get("confusion_matrix"),
-        "counts": {k: v for k, v in final.card.overall.arrays.items() if k in COUNTS},
+        "counts": {k: counted[k] for k in config.metrics.counts if k in counted},
         "attributions": final.card.attributions,
         "rounds": [_round(record) for record in outcome.rounds],
     }
-
-
-def final_round(config: RunConfig, outcome: RunOutcome) -> RoundRecord:
-    """Return the round whose model is the run's result: the last, or the best after a stop."""
-    if not outcome.stopped_early:
-        return outcome.rounds[-1]
-    best = outcome.rounds[0]
-    for record in outcome.rounds[1:]:
-        if is_better(record.score, best.score, config.usecase.score.direction):
-            best = record
-    return best
 
 
 def write_result(config: RunConfig, outcome: RunOutcome, fitted: Mapping[str, Any]) -> Path:
@@ -114,19 +103,19 @@ def _plain(value: Any) -> Any:
 
 def _card(card: ScoreCard) -> dict[str, Any]:
     return {
-        "overall": card.overall.values,
-        "subgroups": {name: scores.values for name, scores in card.subgroups.items()},
-        "blocks": {name: scores.values for name, scores in card.blocks.items()},
+        OVERALL: card.overall.values,
+        SUBGROUPS: {name: scores.values for name, scores in card.subgroups.items()},
+        BLOCKS: {name: scores.values for name, scores in card.blocks.items()},
     }
 
 
 def _absent(card: ScoreCard) -> dict[str, str]:
-    return _flat({scope: scores.absent for scope, scores in scopes(card).items()})
+    return _flat({scope: scores.absent for scope, scores in card.scopes().items()})
 
 
 def _flat(by_scope: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     return {
-        name if scope == "overall" else f"{scope}/{name}": value
+        str(MetricPath(scope, name)): value
         for scope, values in by_scope.items()
         for name, value in values.items()
     }
@@ -140,6 +129,7 @@ def _round(record: RoundRecord) -> dict[str, Any]:
         "status": record.status,
         "reason": record.reason,
         "score": record.score,
+        "validation_score": record.validation_score,
         "train_loss": record.train_loss,
         "epsilon": record.epsilon,
         "metrics": overall.values,

@@ -1,43 +1,48 @@
-"""The use case's one number: look it up in a score card, and compare two of them."""
+"""Which round's model is a run's result: the one definition."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Protocol, TypeVar
+
 from fl_server.config.usecase import ScoreRule
-from tasks.contract import ScoreCard, Scores
-
-OVERALL, SUBGROUPS, BLOCKS = "overall", "subgroups", "blocks"
 
 
-def scopes(card: ScoreCard) -> dict[str, Scores]:
-    """Return every scope by its path: ``overall``, ``subgroups/<name>``, ``blocks/<name>``."""
-    named = {OVERALL: card.overall}
-    named |= {f"{SUBGROUPS}/{name}": scores for name, scores in card.subgroups.items()}
-    named |= {f"{BLOCKS}/{name}": scores for name, scores in card.blocks.items()}
-    return named
+class Judged(Protocol):
+    """A round, as recorded or as stored."""
+
+    @property
+    def round(self) -> int:
+        """0 is the baseline."""
+
+    @property
+    def status(self) -> str:
+        """Not ``ok``: the round left no model of its own."""
+
+    @property
+    def validation_score(self) -> float | None:
+        """The score on the validation rows; ``None`` where the run has none."""
 
 
-def score_of(card: ScoreCard, rule: ScoreRule) -> tuple[float | None, str]:
-    """Return the use case's score, or None with the reason why it is absent."""
-    scope, _, name = rule.name.rpartition("/")
-    scores = scopes(card).get(scope or OVERALL)
-    if scores is None:
-        return None, f"no scope '{scope}' was evaluated"
-    if name in scores.values:
-        return scores.values[name], ""
-    return None, scores.absent.get(name, f"the task has no metric '{name}'")
+AnyRound = TypeVar("AnyRound", bound=Judged)
 
 
-def is_better(new: float | None, old: float | None, direction: str, margin: float = 0.0) -> bool:
-    """Say whether ``new`` beats ``old`` by more than ``margin``; an absent score never does."""
-    if new is None:
-        return False
-    if old is None:
-        return True
-    return merit(new, direction) > merit(old, direction) + margin
+def final_round(rounds: Sequence[AnyRound], rule: ScoreRule) -> AnyRound:
+    """Return the round whose model is the run's result.
 
+    The good round with the best score on the validation rows, the earliest of equals; without
+    validation rows the last good round. The held-out rows choose nothing: a score that was the
+    best of many on the rows that it is measured on is too good. The baseline is a round too.
 
-def merit(score: float, direction: str) -> float:
-    """Map a score to a number of which more is better."""
-    if direction == "min":
-        return -score
-    return -abs(score) if direction == "zero" else score
+    Parameters
+    ----------
+    rounds : sequence of rounds, not empty
+        In order, from the baseline on.
+    rule : ScoreRule
+        Which validation score is better.
+    """
+    good = [record for record in rounds if record.status == "ok"] or [rounds[0]]
+    judged = [record for record in good if record.validation_score is not None]
+    if not judged:
+        return good[-1]
+    return min(judged, key=lambda record: rule.sort_key(record.validation_score))

@@ -13,8 +13,8 @@ from typing import Protocol
 from fl_server.config.run_config import RunConfig
 from fl_server.results.checkpoint import Checkpoint, write_checkpoint
 from fl_server.results.records import RoundRecord, RunOutcome
-from fl_server.results.scoring import score_of
-from fl_server.rounds.early_stopping import is_best, should_stop
+from fl_server.results.scoring import final_round
+from fl_server.rounds.early_stopping import should_stop
 from fl_server.rounds.exchange import Exchange, TrainOutcome
 from fl_server.rounds.run_memory import RunMemory
 from fl_server.rounds.run_state import RunState
@@ -62,25 +62,26 @@ class RoundLoop:
             If a checkpoint cannot be written.
         """
         config = self._config
-        stopping, direction = config.early_stopping, config.usecase.score.direction
+        stopping, rule = config.early_stopping, config.usecase.score
         records = list(resumed.rounds) if resumed else []
         best = resumed.best if resumed else None
         if resumed:
             arrays = resumed.model
             self._memory.resume(resumed)
-        stopped = should_stop(records, stopping, direction)
+        stopped = should_stop(records, stopping, rule)
         for number in range(len(records), config.rounds + 1):
             if stopped:
                 break
             arrays, record = self._round(number, arrays)
-            if stopping.patience is not None and is_best(record, records, direction):
-                best = arrays
             records.append(record)
+            judged = record.validation_score is not None
+            if judged and final_round(records, rule) is record:
+                best = arrays
             self._save(fingerprint, arrays, best, records)
             for observer in observers:
                 observer.round_finished(record)
-            stopped = should_stop(records, stopping, direction)
-        final = best if stopped and best is not None else arrays
+            stopped = should_stop(records, stopping, rule)
+        final = best if best is not None else arrays
         return RunOutcome(final, tuple(records), stopped)
 
     def _round(self, number: int, arrays: Arrays) -> tuple[Arrays, RoundRecord]:
@@ -89,7 +90,7 @@ class RoundLoop:
         arrays = trained.arrays if trained.arrays is not None else arrays
         evaluated = self._exchange.evaluate(number, arrays)
         card = self._task.finalise(evaluated.stats, self._state.fitted)
-        score, why_absent = score_of(card, self._config.usecase.score)
+        score, why_absent = card.look_up(self._config.usecase.score.path)
         sites = trained.sites + evaluated.sites
         record = RoundRecord(
             round=number,

@@ -16,7 +16,6 @@ from flwr.serverapp.strategy import Strategy
 
 from fl_common.errors import ReplyError
 from fl_server.config.run_config import RunConfig
-from fl_server.results.scoring import OVERALL
 from fl_server.rounds.sites import Site
 from strategies.tree_replies import check_tree_reply, replies_whole
 from strategies.wire.compression import (
@@ -38,7 +37,7 @@ from strategies.wire.messages import (
     EvaluateReply,
 )
 from strategies.wire.records import find_record, pack_arrays, record_of, unpack_arrays
-from tasks.contract import Arrays, Model
+from tasks.contract import OVERALL, Arrays, Model
 from tasks.stats import Stats
 from tasks.trees.variable_size import VariableSizeModel
 

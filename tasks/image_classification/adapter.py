@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from fl_common.errors import ConfigError, DataError
 from tasks.contract import (
     HOLDOUT,
+    OVERALL,
+    SUBGROUPS,
     TRAIN,
     DataSource,
     Fitted,
@@ -22,6 +24,7 @@ from tasks.contract import (
     ModelSpec,
     ScoreCard,
     SiteData,
+    TaskMetrics,
     TrainConfig,
     TrainOutcome,
 )
@@ -38,7 +41,7 @@ from tasks.images.loader import PixelLoader
 from tasks.images.network_helpers import seeded
 from tasks.images.preprocess import fitted_values
 from tasks.images.weights import start_from_file
-from tasks.metrics import classification_stats, finalise_classification
+from tasks.metrics import classification_stats, finalise_classification, task_metrics
 from tasks.networks.dp_sgd import train_privately
 from tasks.networks.losses import calibrated, classification_loss
 from tasks.networks.training import check_config, run_training
@@ -65,6 +68,11 @@ class ImageClassification:
 
     def __init__(self, schema: Mapping[str, Any]) -> None:
         self.schema = ImageSchema.from_mapping(schema)
+
+    @property
+    def metrics(self) -> TaskMetrics:
+        """What the task measures."""
+        return task_metrics("classification", self.schema.classes)
 
     def check(self, spec: ModelSpec, config: TrainConfig) -> None:
         """Check model, weights file, optimiser and loss before any site is asked."""
@@ -147,28 +155,28 @@ class ImageClassification:
         part = site.split(split)
         scores = _probabilities(network, part.loader(network.preprocess.geometry))
         labels = part.labels
-        stats = classification_stats(labels, scores).under("overall")
+        stats = classification_stats(labels, scores).under(OVERALL)
         for name, member in site.members(split).items():
             if member.any():
                 members = classification_stats(labels[member], scores[member])
-                stats = stats.merge(members.under(f"subgroups/{name}"))
+                stats = stats.merge(members.under(f"{SUBGROUPS}/{name}"))
         return stats
 
     def empty_stats(self, model: Model) -> Stats:
         """Return all-zero summands of every scope that a reply may hold."""
         num_classes = len(self.schema.classes)
         rows = classification_stats(np.zeros(0, np.int64), np.zeros((0, num_classes)))
-        groups = (rows.under(f"subgroups/{group.name}") for group in self.schema.subgroups)
-        return Stats.total([rows.under("overall"), *groups])
+        groups = (rows.under(f"{SUBGROUPS}/{group.name}") for group in self.schema.subgroups)
+        return Stats.total([rows.under(OVERALL), *groups])
 
     def finalise(self, stats: Stats, fitted: Fitted) -> ScoreCard:
         """Turn pooled summands into scores; pure."""
         classes = fitted["classes"]
         groups = {
-            group.name: finalise_classification(stats.below(f"subgroups/{group.name}"), classes)
+            group.name: finalise_classification(stats.below(f"{SUBGROUPS}/{group.name}"), classes)
             for group in self.schema.subgroups
         }
-        return ScoreCard(finalise_classification(stats.below("overall"), classes), groups)
+        return ScoreCard(finalise_classification(stats.below(OVERALL), classes), groups)
 
     def predict(self, model: Model, rows: Path) -> pd.DataFrame:
         """Predict a folder, a manifest, an ``.npz`` file or one picture; labels are not needed.
@@ -204,9 +212,9 @@ class ImageClassification:
         """Draw the site's own pictures with their classes, for its operator only."""
         return contact_sheet(cast(ImageData, data), path, classes=self.schema.classes)
 
-    def export(self, data: SiteData, folder: Path) -> dict[str, str]:
+    def export(self, source: DataSource, split_seed: int, folder: Path) -> dict[str, str]:
         """Write the site's pictures and labels below ``folder``, and return how to read them."""
-        return export_site(cast(ImageData, data), self.schema, folder)
+        return export_site(self.read(source, split_seed), self.schema, folder)
 
 
 def _probabilities(model: ImageClassifier, loader: PixelLoader) -> NDArray[np.float64]:

@@ -1,6 +1,6 @@
 """Metrics that pool exactly: sites send summands, the server finalises their sum once."""
 
-from tasks.metrics.catalog import MetricInfo, metric_info, metric_names
+from tasks.metrics.catalog import metric_info, metric_names, task_metrics
 from tasks.metrics.classification import classification_stats, finalise_classification
 from tasks.metrics.detection import Detections, detection_stats
 from tasks.metrics.detection_scores import finalise_detection
@@ -13,7 +13,6 @@ from tasks.metrics.segmentation import (
 
 __all__ = [
     "Detections",
-    "MetricInfo",
     "blank_segmentation",
     "classification_stats",
     "detection_stats",
@@ -25,4 +24,5 @@ __all__ = [
     "metric_names",
     "regression_stats",
     "segmentation_stats",
+    "task_metrics",
 ]

@@ -13,32 +13,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
 from fl_common.errors import ConfigError
-from fl_common.words import nearest
-
-
-@dataclass(frozen=True)
-class MetricInfo:
-    """What the leaderboard needs to know about a metric.
-
-    Parameters
-    ----------
-    name : str
-    direction : {"max", "min", "zero"}
-    lower, upper : float
-        Range of possible values; may be infinite.
-    summary : str
-        One line for readers of the leaderboard.
-    """
-
-    name: str
-    direction: str
-    lower: float
-    upper: float
-    summary: str
-
+from tasks.contract import MetricInfo, TaskMetrics
 
 _INF = math.inf
 _OVERALL = (
@@ -128,8 +106,8 @@ _SEGMENTATION_PER_CLASS = {
 }
 
 
-def metric_names(kind: str, classes: Sequence[str] = ()) -> list[str]:
-    """Return every metric that a kind of task produces.
+def task_metrics(kind: str, classes: Sequence[str] = ()) -> TaskMetrics:
+    """Return what a kind of task measures.
 
     Parameters
     ----------
@@ -143,54 +121,9 @@ def metric_names(kind: str, classes: Sequence[str] = ()) -> list[str]:
         If ``kind`` does not exist, a class is named twice, or a class name makes two metrics share
         a name (a class called ``macro``).
     """
-    return list(_table(kind, classes))
-
-
-def metric_info(name: str, classes: Sequence[str] = (), kind: str | None = None) -> MetricInfo:
-    """Return a metric's direction, range and summary.
-
-    Parameters
-    ----------
-    name : str
-    classes : sequence of str
-        Class names; per-class metrics such as ``recall_<class>`` are known only with them.
-    kind : str or None
-        One of the kinds of `metric_names`; decides between metrics of one name (``recall_<class>``
-        of a classification and of a detection, which differ in their summary alone).
-
-    Raises
-    ------
-    ConfigError
-        If no task produces such a metric; the message names the nearest ones.
-    """
-    kinds = (kind,) if kind else ("segmentation", "detection", "regression", "classification")
-    known = {key: info for one in kinds for key, info in _table(one, classes).items()}
-    if name in known:
-        return known[name]
-    near = nearest(name, known, most=3)
-    hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
-    if (
-        not classes
-        and name.partition("_")[0] in _PER_CLASS | _DETECTION_PER_CLASS | _SEGMENTATION_PER_CLASS
-    ):
-        hint += " (per-class metrics need the use case's classes)"
-    raise ConfigError(f"unknown metric '{name}'{hint}")
-
-
-def _table(kind: str, classes: Sequence[str]) -> dict[str, MetricInfo]:
-    if kind == "regression":
-        return {info.name: info for info in _REGRESSION}
-    tables = {
-        "classification": (_OVERALL, _PER_CLASS),
-        "detection": (_DETECTION, _DETECTION_PER_CLASS),
-        "segmentation": (_SEGMENTATION, _SEGMENTATION_PER_CLASS),
-    }
-    if kind not in tables:
-        raise ConfigError(
-            f"unknown kind '{kind}': use 'classification', 'regression', 'detection' or "
-            "'segmentation'"
-        )
-    overall, per_class = tables[kind]
+    if kind not in _KINDS:
+        raise ConfigError(f"unknown kind '{kind}': use one of {', '.join(_KINDS)}")
+    overall, per_class, shown = _KINDS[kind]
     infos = {info.name: info for info in overall}
     for stem, summary in per_class.items():
         for label in classes:
@@ -201,4 +134,68 @@ def _table(kind: str, classes: Sequence[str]) -> dict[str, MetricInfo]:
                     "it once"
                 )
             infos[name] = MetricInfo(name, "max", 0, 1, summary.format(f"'{label}'"))
-    return infos
+    return replace(shown, infos=tuple(infos.values()))
+
+
+def metric_names(kind: str, classes: Sequence[str] = ()) -> list[str]:
+    """Return every metric that a kind of task produces; see ``task_metrics``."""
+    return [info.name for info in task_metrics(kind, classes).infos]
+
+
+def metric_info(name: str, classes: Sequence[str] = ()) -> MetricInfo:
+    """Return a shipped metric's direction, range and summary, whichever task produces it.
+
+    Parameters
+    ----------
+    name : str
+    classes : sequence of str
+        Class names; per-class metrics such as ``recall_<class>`` are known only with them.
+
+    Raises
+    ------
+    ConfigError
+        If no task produces such a metric; the message names the nearest ones.
+    """
+    every = [info for kind in _KINDS for info in task_metrics(kind, classes).infos]
+    try:
+        return TaskMetrics(tuple(every)).info(name)
+    except ConfigError as error:
+        stems = {stem for _, per_class, _ in _KINDS.values() for stem in per_class}
+        if not classes and name.partition("_")[0] in stems:
+            raise ConfigError(f"{error} (per-class metrics need the use case's classes)") from None
+        raise
+
+
+_KINDS: dict[str, tuple[tuple[MetricInfo, ...], dict[str, str], TaskMetrics]] = {
+    "segmentation": (
+        _SEGMENTATION,
+        _SEGMENTATION_PER_CLASS,
+        TaskMetrics(
+            headline=("miou", "dice_macro", "pixel_accuracy", "boundary_f1_macro"),
+            per_class="iou",
+        ),
+    ),
+    "detection": (
+        _DETECTION,
+        _DETECTION_PER_CLASS,
+        TaskMetrics(
+            headline=("map", "map50", "map75", "ar100", "f1", "mean_iou"),
+            per_class="ap50",
+            counts=("images", "boxes"),
+        ),
+    ),
+    "regression": (
+        _REGRESSION,
+        {},
+        TaskMetrics(headline=("mae", "rmse", "r2", "mbe", "median_absolute_error")),
+    ),
+    "classification": (
+        _OVERALL,
+        _PER_CLASS,
+        TaskMetrics(
+            headline=("accuracy", "balanced_accuracy", "f1_macro", "auc_roc", "log_loss"),
+            per_class="f1",
+        ),
+    ),
+}
+"""Of each kind: its metrics, those of each class, and what a run's table shows."""

@@ -9,6 +9,7 @@ from typing import Any, cast
 from fl_common.errors import ConfigError, DivergedError, SchemaError
 from tasks.contract import (
     HOLDOUT,
+    OVERALL,
     DataSource,
     Fitted,
     LocalObjective,
@@ -16,10 +17,11 @@ from tasks.contract import (
     ModelSpec,
     ScoreCard,
     SiteData,
+    TaskMetrics,
     TrainConfig,
     TrainOutcome,
 )
-from tasks.metrics import detection_stats, finalise_detection
+from tasks.metrics import detection_stats, finalise_detection, task_metrics
 from tasks.metrics.detection import Detections
 from tasks.object_detection.annotations import DetectionItem
 from tasks.object_detection.data import DetectionData, box_counts, read_site
@@ -56,6 +58,11 @@ class ObjectDetection:
 
     def __init__(self, schema: Mapping[str, Any]) -> None:
         self.schema = DetectionSchema.from_mapping(schema)
+
+    @property
+    def metrics(self) -> TaskMetrics:
+        """What the task measures."""
+        return task_metrics("detection", self.schema.classes)
 
     def check(self, spec: ModelSpec, config: TrainConfig) -> None:
         """Check model, optimiser and loss before any site is asked."""
@@ -139,15 +146,15 @@ class ObjectDetection:
         schema = self.schema
         found = _detections(detector, items)
         stats = detection_stats(items, found, len(schema.classes), schema.score_threshold)
-        return stats.under("overall")
+        return stats.under(OVERALL)
 
     def empty_stats(self, model: Model) -> Stats:
         """Return all-zero summands, as of no picture."""
-        return detection_stats((), (), len(self.schema.classes)).under("overall")
+        return detection_stats((), (), len(self.schema.classes)).under(OVERALL)
 
     def finalise(self, stats: Stats, fitted: Fitted) -> ScoreCard:
         """Turn pooled summands into scores; pure."""
-        return ScoreCard(overall=finalise_detection(stats.below("overall"), self.schema.classes))
+        return ScoreCard(overall=finalise_detection(stats.below(OVERALL), self.schema.classes))
 
     def predict(self, model: Model, rows: Path) -> CocoDetections:
         """Detect in a folder or data set of pictures; labels are not needed."""
@@ -157,9 +164,9 @@ class ObjectDetection:
         """Draw the site's own pictures with their boxes, for its operator only."""
         return contact_sheet(cast(DetectionData, data), path, classes=self.schema.classes)
 
-    def export(self, data: SiteData, folder: Path) -> dict[str, str]:
+    def export(self, source: DataSource, split_seed: int, folder: Path) -> dict[str, str]:
         """Write the site's pictures and labels below ``folder``, and return how to read them."""
-        return export_site(cast(DetectionData, data), self.schema.classes, folder)
+        return export_site(self.read(source, split_seed), self.schema.classes, folder)
 
 
 def _detections(model: DetectionModel, items: Sequence[DetectionItem]) -> Iterator[Detections]:

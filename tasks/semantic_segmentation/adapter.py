@@ -12,6 +12,7 @@ import torch
 from fl_common.errors import ConfigError, DivergedError, SchemaError
 from tasks.contract import (
     HOLDOUT,
+    OVERALL,
     DataSource,
     Fitted,
     LocalObjective,
@@ -19,6 +20,7 @@ from tasks.contract import (
     ModelSpec,
     ScoreCard,
     SiteData,
+    TaskMetrics,
     TrainConfig,
     TrainOutcome,
 )
@@ -26,7 +28,12 @@ from tasks.images.network_helpers import seeded
 from tasks.images.pixels import pixel_stats
 from tasks.images.preprocess import fitted_values
 from tasks.images.weights import start_from_file
-from tasks.metrics import blank_segmentation, finalise_segmentation, segmentation_stats
+from tasks.metrics import (
+    blank_segmentation,
+    finalise_segmentation,
+    segmentation_stats,
+    task_metrics,
+)
 from tasks.networks.training import check_config, run_training
 from tasks.semantic_segmentation.data import SegmentationData, read_site
 from tasks.semantic_segmentation.export import export_site
@@ -62,6 +69,11 @@ class SemanticSegmentation:
     def counts_per_row(self) -> int:
         """Largest count, for one held-out picture, in an evaluation's summands: its pixels."""
         return self.schema.max_pixels
+
+    @property
+    def metrics(self) -> TaskMetrics:
+        """What the task measures."""
+        return task_metrics("segmentation", self.schema.classes)
 
     def check(self, spec: ModelSpec, config: TrainConfig) -> None:
         """Check model, weights file, optimiser and loss before any site is asked."""
@@ -184,15 +196,15 @@ class SemanticSegmentation:
             segmentation_stats(scene.mask.load(), mask, size, near)
             for scene, mask in zip(scenes, found, strict=True)
         )
-        return Stats.total(parts).under("overall")
+        return Stats.total(parts).under(OVERALL)
 
     def empty_stats(self, model: Model) -> Stats:
         """Return all-zero summands of every scope that a reply may hold."""
-        return blank_segmentation(len(self.schema.classes)).under("overall")
+        return blank_segmentation(len(self.schema.classes)).under(OVERALL)
 
     def finalise(self, stats: Stats, fitted: Fitted) -> ScoreCard:
         """Turn pooled summands into scores; pure."""
-        return ScoreCard(finalise_segmentation(stats.below("overall"), self.schema.classes))
+        return ScoreCard(finalise_segmentation(stats.below(OVERALL), self.schema.classes))
 
     def predict(self, model: Model, rows: Path) -> MaskFolder:
         """Return what writes a PNG mask for each picture of a folder; masks are not needed."""
@@ -202,6 +214,6 @@ class SemanticSegmentation:
         """Draw the site's own pictures with their masks, for its operator only."""
         return contact_sheet(cast(SegmentationData, data), path, classes=self.schema.classes)
 
-    def export(self, data: SiteData, folder: Path) -> dict[str, str]:
+    def export(self, source: DataSource, split_seed: int, folder: Path) -> dict[str, str]:
         """Write the site's pictures and labels below ``folder``, and return how to read them."""
-        return export_site(cast(SegmentationData, data), self.schema, folder)
+        return export_site(self.read(source, split_seed), self.schema, folder)

@@ -24,6 +24,7 @@ from tasks.contract import (
     ScoreCard,
     Scores,
     SiteData,
+    TaskMetrics,
     TrainConfig,
     TrainOutcome,
 )
@@ -32,6 +33,7 @@ from tasks.metrics import (
     finalise_classification,
     finalise_regression,
     regression_stats,
+    task_metrics,
 )
 from tasks.networks.losses import Loss, calibrated, classification_loss, regression_loss
 from tasks.networks.threads import small_operations
@@ -48,6 +50,7 @@ from tasks.tabular.evaluation import (
     outputs,
     score_card,
 )
+from tasks.tabular.export import export_site
 from tasks.tabular.files import open_table
 from tasks.tabular.model_factory import build_any
 from tasks.tabular.models import TabularModel
@@ -82,6 +85,12 @@ class TabularTask(ABC):
 
     def __init__(self, schema: Mapping[str, Any]) -> None:
         self.schema = TabularSchema.from_mapping(schema, classification=self._is_classification)
+
+    @property
+    def metrics(self) -> TaskMetrics:
+        """What the task measures."""
+        kind = "classification" if self._is_classification else "regression"
+        return task_metrics(kind, self.schema.classes)
 
     def check(self, spec: ModelSpec, config: TrainConfig) -> None:
         """Check model, optimiser and loss before any site is asked."""
@@ -178,6 +187,10 @@ class TabularTask(ABC):
                 raise SchemaError(f"{rows}, row 1: column '{column}' is missing{near}")
         inputs = encoder.encode(feature_rows(table, self.schema, encoder.columns), str(rows))
         return self._predictions(network, outputs(network, torch.from_numpy(inputs)))
+
+    def export(self, source: DataSource, split_seed: int, folder: Path) -> dict[str, str]:
+        """Write the site's rows as two CSV files below ``folder``."""
+        return export_site(source, split_seed, self.schema, folder)
 
     @abstractmethod
     def _loss(self, config: TrainConfig, model: TabularModel) -> Loss: ...

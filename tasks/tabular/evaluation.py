@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tasks.contract import ScoreCard, Scores
+from tasks.contract import BLOCKS, OVERALL, SUBGROUPS, ScoreCard, Scores
 from tasks.stats import Stats
 from tasks.tabular.data import TabularData
 from tasks.tabular.encode import Encoder
@@ -57,16 +57,16 @@ def evaluate_scopes(
     rows = data.split(split)
     targets = rows.target
     whole = outputs(model, inputs)
-    stats = row_stats(targets, whole).under("overall")
+    stats = row_stats(targets, whole).under(OVERALL)
     for g, group in enumerate(schema.subgroups):
         member = rows.groups[:, g]
         if member.any():
             part = row_stats(targets[member], whole[member])
-            stats = stats.merge(part.under(f"subgroups/{group.name}"))
+            stats = stats.merge(part.under(f"{SUBGROUPS}/{group.name}"))
     baseline = torch.from_numpy(encoder.baseline)
     for name, patterns in schema.feature_blocks:
         kept = torch.where(torch.from_numpy(encoder.keep(patterns)), inputs, baseline)
-        stats = stats.merge(row_stats(targets, outputs(model, kept)).under(f"blocks/{name}"))
+        stats = stats.merge(row_stats(targets, outputs(model, kept)).under(f"{BLOCKS}/{name}"))
     if schema.attributions:
         stats = stats.merge(_attributions(model, inputs).under("attributions"))
     return stats
@@ -74,11 +74,11 @@ def evaluate_scopes(
 
 def blank_scopes(rows: Stats, schema: TabularSchema, num_columns: int) -> Stats:
     """Return all-zero summands of every scope, given those of one scope without rows."""
-    blank = rows.under("overall")
+    blank = rows.under(OVERALL)
     for group in schema.subgroups:
-        blank = blank.merge(rows.under(f"subgroups/{group.name}"))
+        blank = blank.merge(rows.under(f"{SUBGROUPS}/{group.name}"))
     for name, _ in schema.feature_blocks:
-        blank = blank.merge(rows.under(f"blocks/{name}"))
+        blank = blank.merge(rows.under(f"{BLOCKS}/{name}"))
     if schema.attributions:
         sums = Stats({"sum": np.zeros(num_columns), "rows": np.array(0)})
         blank = blank.merge(sums.under("attributions"))
@@ -92,9 +92,11 @@ def score_card(
     found = stats.below("attributions")
     rows = int(np.sum(found.get("rows", np.array(0))))
     return ScoreCard(
-        overall=finalise(stats.below("overall")),
-        subgroups={g.name: finalise(stats.below(f"subgroups/{g.name}")) for g in schema.subgroups},
-        blocks={n: finalise(stats.below(f"blocks/{n}")) for n, _ in schema.feature_blocks},
+        overall=finalise(stats.below(OVERALL)),
+        subgroups={
+            g.name: finalise(stats.below(f"{SUBGROUPS}/{g.name}")) for g in schema.subgroups
+        },
+        blocks={n: finalise(stats.below(f"{BLOCKS}/{n}")) for n, _ in schema.feature_blocks},
         attributions=dict(zip(columns, (found["sum"] / rows).tolist(), strict=True))
         if rows
         else {},

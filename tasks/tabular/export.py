@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 
@@ -33,3 +35,13 @@ def site_frames(
         for split, rows in zip(drawn._fields, drawn, strict=True)
         if len(rows)
     }
+
+
+def export_site(
+    source: DataSource, split_seed: int, schema: TabularSchema, folder: Path
+) -> dict[str, str]:
+    """Write each split below ``folder`` as a CSV file; return their names."""
+    frames = site_frames(source, split_seed, schema)
+    for name, frame in frames.items():
+        frame.to_csv(folder / f"{name}.csv", index=False)
+    return {name: f"{name}.csv" for name in frames}

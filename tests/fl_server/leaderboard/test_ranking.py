@@ -4,13 +4,12 @@ import math
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fl_common.errors import ConfigError
 from fl_server.config.usecase import ScoreRule
-from fl_server.leaderboard.ranking import DIRECTIONS, improvement, loss, rank
+from fl_server.leaderboard.ranking import rank
+from tasks.contract import DIRECTIONS
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -58,18 +57,13 @@ def test_earlier_submission_is_first_among_equals():
     assert [item.row for item in rank([late, early], ScoreRule("s"))] == [early, late]
 
 
-def test_unknown_direction_is_said():
-    with pytest.raises(ConfigError, match="choose max, min, zero"):
-        rank([Row(1.0)], ScoreRule("s", "up"))
-
-
 @given(rows, rules)
 def test_place_is_one_more_than_the_number_of_better_rows(entries, rule):
     ranked = rank(entries, rule)
     assert sorted(map(id, entries)) == sorted(id(item.row) for item in ranked)
     for item in ranked:
-        mine = loss(item.row.score, rule.direction)
-        better = sum(loss(other.score, rule.direction) < mine for other in entries)
+        mine = rule.sort_key(item.row.score)
+        better = sum(rule.sort_key(other.score) < mine for other in entries)
         assert item.rank == (better + 1 if math.isfinite(mine) else None)
 
 
@@ -77,14 +71,3 @@ def test_place_is_one_more_than_the_number_of_better_rows(entries, rule):
 def test_order_is_by_place_then_time(entries, rule):
     keys = [(item.rank or math.inf, item.row.submitted_at) for item in rank(entries, rule)]
     assert keys == sorted(keys)
-
-
-@given(scores, scores, st.sampled_from(DIRECTIONS))
-def test_improvement_agrees_with_the_ranking(before, after, direction):
-    gain = improvement(before, after, direction)
-    first, second = loss(before, direction), loss(after, direction)
-    if math.isinf(first) or math.isinf(second):
-        assert gain is None
-    elif gain is not None:
-        assert (gain > 0) == (second < first)
-        assert (gain < 0) == (second > first)

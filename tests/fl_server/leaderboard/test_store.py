@@ -4,9 +4,12 @@ import os
 import sqlite3
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import create_engine, text
 
@@ -78,12 +81,10 @@ def test_database_of_the_first_schema_is_brought_up_to_date(url):
         store.record_round(run_id, make_record(0, 0.5))
     engine = migrations.connect(migrations.parse_url(url))
     with engine.begin() as connection:
-        for table in ("round", "site_record"):
-            connection.exec_driver_sql(f'ALTER TABLE "{table}" DROP COLUMN epsilon')
-        connection.exec_driver_sql(
-            "ALTER TABLE usecase RENAME COLUMN extra_columns TO subgroup_columns"
-        )
-        connection.exec_driver_sql(f"UPDATE {migrations.VERSION_TABLE} SET version_num = '0001'")
+        config = Config()
+        config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0001")
     engine.dispose()
     with Store(url) as store:
         assert [(item.score, item.epsilon) for item in store.rounds(run_id)] == [(0.5, None)]

@@ -22,6 +22,7 @@ from tasks.metrics import (
     finalise_detection,
     metric_info,
     metric_names,
+    task_metrics,
 )
 from tasks.metrics.average_precision import (
     detection_edges,
@@ -337,10 +338,10 @@ def test_scores_cover_the_catalogue_and_its_ranges():
     assert scores.values.keys() | scores.absent.keys() == set(metric_names("detection", CELLS))
     assert not scores.values.keys() & scores.absent.keys()
     for name, value in scores.values.items():
-        info = metric_info(name, CELLS, kind="detection")
+        info = task_metrics("detection", CELLS).info(name)
         assert info.lower <= value <= info.upper
     assert "WBC" in scores.absent["ap_WBC"]
-    assert "detections" in metric_info("precision_RBC", CELLS, kind="detection").summary
+    assert "detections" in task_metrics("detection", CELLS).info("precision_RBC").summary
     assert "rows" in metric_info("precision_RBC", CELLS).summary
 
 

@@ -10,9 +10,9 @@ from fl_common.errors import DataError, ReplyError
 from tasks.metrics import (
     blank_segmentation,
     finalise_segmentation,
-    metric_info,
     metric_names,
     segmentation_stats,
+    task_metrics,
 )
 from tasks.stats import Stats
 
@@ -119,6 +119,6 @@ def test_wrong_masks_and_summands_are_refused():
 
 def test_every_metric_has_a_direction():
     for name in metric_names("segmentation", CLASSES):
-        info = metric_info(name, CLASSES, "segmentation")
+        info = task_metrics("segmentation", CLASSES).info(name)
         assert (info.direction, info.lower, info.upper) == ("max", 0, 1)
         assert info.summary

@@ -1,0 +1,75 @@
+"""What a ranking must not do, from the command line to the leaderboard."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fl_server.leaderboard.store import Store
+from fl_server.leaderboard.views import LeaderboardView
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Run fl-server in a folder of its own; return what it printed and its result."""
+
+    def run(*overrides: str, code: int = 0):
+        folder = tmp_path / "runs" / str(len(list(tmp_path.glob("runs/*"))))
+        ended = subprocess.run(
+            [sys.executable, "-m", "fl_server.cli", *overrides, f"hydra.run.dir={folder}"],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""},
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+        assert ended.returncode == code, ended.stderr + ended.stdout
+        found = json.loads((folder / "result.json").read_text()) if code == 0 else {}
+        return ended.stdout + ended.stderr, found
+
+    return run
+
+
+@pytest.fixture
+def board(tmp_path):
+    """Return a use case's leaderboard as it is now."""
+
+    def board(slug: str) -> LeaderboardView:
+        with Store(f"sqlite:///{tmp_path}/fedleague.sqlite") as store:
+            return store.leaderboard(slug)
+
+    return board
+
+
+def test_a_lower_mean_squared_error_ranks_higher(run, board):
+    for rounds in (0, 3):
+        run("usecase=diabetes", "usecase.score=mse", "usecase.slug=mine", f"rounds={rounds}")
+    view = board("mine")
+    assert view.usecase.score_direction == "min"
+    first, second = view.results
+    assert (first.rank, second.rank, first.num_rounds) == (1, 2, 3)
+    assert first.final_score < second.final_score
+    said, _ = run("usecase=diabetes", "usecase.score.name=mse", code=2)
+    assert "contradicts 'mse'" in said
+
+
+def test_result_page_and_model_agree_on_the_final_round(run, board, tmp_path):
+    overrides = ("rounds=30", "early_stopping.patience=2", "train.lr=0.05")
+    _, result = run(*overrides)
+    assert result["stopped_early"]
+    (entry,) = board("breast_cancer").results
+    assert entry.final_score == result["score"]["final"]
+    assert result["score"]["final"] == result["rounds"][result["final_round"]]["score"]
+    model = tmp_path / "runs" / "0" / "model.safetensors"
+    _, again = run("rounds=0", f"weights={model}")
+    assert again["score"]["baseline"] == result["score"]["final"]
