@@ -144,12 +144,19 @@ def freeze(config: DictConfig, folder: Path, strategy_name: str) -> RunConfig:
     each("runtime", runtime, RUNTIME_CHECKS)
     serve = runtime.get("serve", False) if raw["serve"] is None else raw["serve"]
     privacy = make_privacy(raw.get("privacy"))
-    each("model", raw["model"], {"name": text, "params": optional(section)})
+    each(
+        "model",
+        raw["model"],
+        {"name": optional(text), "_target_": optional(text), "params": optional(section)},
+    )
+    model_name = raw["model"].get("_target_") or raw["model"]["name"]
+    if not model_name:
+        raise ConfigError("model.name is missing; or give model._target_=module:function")
     return RunConfig(
         usecase=usecase,
         schema=schema,
         metrics=metrics,
-        model=ModelSpec(raw["model"]["name"], raw["model"].get("params") or {}),
+        model=ModelSpec(model_name, raw["model"].get("params") or {}),
         train=replace(
             _dataclass(TrainConfig, raw["train"], "train", TRAIN_CHECKS), dp=dp_sgd(privacy)
         ),

@@ -38,12 +38,12 @@ from tasks.image_classification.schema import ImageSchema
 from tasks.images.dp_compat import require_private
 from tasks.images.issues import ImageIssues
 from tasks.images.loader import PixelLoader
-from tasks.images.network_helpers import seeded
 from tasks.images.preprocess import fitted_values
 from tasks.images.weights import start_from_file
 from tasks.metrics import classification_stats, finalise_classification, task_metrics
 from tasks.networks.dp_sgd import train_privately
 from tasks.networks.losses import calibrated, classification_loss
+from tasks.networks.seeds import seeded
 from tasks.networks.training import check_config, run_training
 from tasks.stats import Stats
 

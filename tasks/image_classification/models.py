@@ -10,6 +10,7 @@ import torchvision
 from torch import nn
 
 from fl_common.errors import ConfigError
+from fl_common.plugins import plugin_names
 from fl_common.words import suggest
 from tasks.contract import Fitted, ModelSpec
 from tasks.images.dp_compat import mixes_examples
@@ -18,12 +19,13 @@ from tasks.images.network_helpers import (
     COMMON,
     given_params,
     probability,
-    seeded,
     set_input_channels,
     widths,
 )
 from tasks.images.norm_layers import set_norms
 from tasks.images.preprocess import Preprocess
+from tasks.networks.custom import TensorSpec, build_module, find_builder
+from tasks.networks.seeds import seeded
 
 SIMPLE = "simple_cnn"
 ANY = "torchvision_classifier"
@@ -54,9 +56,10 @@ class ImageClassifier(ImageNetwork):
 def build_model(spec: ModelSpec, fitted: Fitted, seed: int) -> ImageClassifier:
     """Return a freshly initialised classifier, the same for the same seed.
 
-    ``spec.name`` is ``simple_cnn``, a classifier of torchvision such as ``resnet18``, or
-    ``torchvision_classifier`` with its parameter ``architecture``. The head is made for the
-    classes, the first convolution for the channels. Nothing is downloaded.
+    ``spec.name`` is ``simple_cnn``, a classifier of torchvision such as ``resnet18``,
+    ``torchvision_classifier`` with its parameter ``architecture``, or a network of the user's
+    (``networks.custom``). The head is made for the classes, the first convolution for the
+    channels. Nothing is downloaded.
 
     Raises
     ------
@@ -65,6 +68,11 @@ def build_model(spec: ModelSpec, fitted: Fitted, seed: int) -> ImageClassifier:
         not fit.
     """
     preprocess = Preprocess(fitted)
+    shipped = (SIMPLE, ANY, *architectures())
+    if (build := find_builder(spec.name, shipped)) is not None:
+        inputs = TensorSpec(preprocess.geometry.shape)
+        outputs = TensorSpec((len(preprocess.classes),), tuple(preprocess.classes))
+        return ImageClassifier(build_module(build, spec, inputs, outputs, seed), preprocess)
     with seeded(seed):  # layers draw from the global generator when made
         if spec.name == SIMPLE:
             params = given_params(spec, _SIMPLE_DEFAULTS)
@@ -94,7 +102,7 @@ def _torchvision(spec: ModelSpec, preprocess: Preprocess) -> tuple[nn.Module, di
                 f"model.params.architecture '{name}' does not exist{suggest(str(name), known)}"
             )
     elif name not in known:
-        options = (SIMPLE, *PRESETS, ANY)
+        options = (SIMPLE, *PRESETS, ANY, *plugin_names("models"))
         raise ConfigError(f"model '{name}' does not exist{suggest(name, (*options, *known))}")
     else:
         params = given_params(spec, COMMON)

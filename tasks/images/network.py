@@ -8,8 +8,7 @@ import torch
 from torch import nn
 
 from fl_common.errors import ConfigError
-from tasks.images.norm_layers import named_statistics, use_running_statistics
-from tasks.networks.layers import layer_kinds
+from tasks.networks.layers import layer_kinds, named_statistics, use_running_statistics
 from tasks.networks.weights import ExchangedWeights, default_device
 
 

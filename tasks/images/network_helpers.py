@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import nn
 
 from fl_common.errors import ConfigError
@@ -14,14 +12,6 @@ from fl_common.words import suggest
 from tasks.contract import ModelSpec
 
 COMMON: dict[str, Any] = {"norm": "batch", "weights": None}
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Let PyTorch's global generator draw from ``seed``, and leave it as it was."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        yield
 
 
 def given_params(spec: ModelSpec, defaults: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
-import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
 
 from fl_common.errors import ConfigError
 from fl_common.words import suggest
 
 NORMS = ("batch", "group", "frozen")
 MAX_GROUPS = 32
-STATISTICS = ("running_mean", "running_var")
 
 
 class FrozenNorm(nn.BatchNorm2d):
@@ -54,23 +50,6 @@ def set_norms(module: nn.Module, kind: str) -> None:
         for name, layer in list(parent.named_children()):
             if isinstance(layer, nn.BatchNorm2d):
                 setattr(parent, name, _group(layer) if kind == "group" else _frozen(layer))
-
-
-def named_statistics(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield the running statistics by name; the counter of batches, which no layer uses, not."""
-    for prefix, layer in module.named_modules():
-        if isinstance(layer, _NormBase):
-            for name in STATISTICS:
-                buffer = getattr(layer, name, None)
-                if buffer is not None:
-                    yield f"{prefix}.{name}" if prefix else name, buffer
-
-
-def use_running_statistics(module: nn.Module) -> None:
-    """Normalise with the running statistics although ``module`` trains: one row has no variance."""
-    for layer in module.modules():
-        if isinstance(layer, _NormBase):
-            layer.eval()
 
 
 def _group(layer: nn.BatchNorm2d) -> nn.GroupNorm:

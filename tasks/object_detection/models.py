@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from fl_common.errors import ConfigError
-from fl_common.words import suggest
+from fl_common.plugins import find_plugin
+from fl_common.words import quoted, suggest
 from tasks.contract import ModelSpec
 from tasks.images.weights import KEY, MIN_SHARE, read_state
 from tasks.object_detection import torchvision_models, ultralytics_yolo
@@ -45,6 +46,11 @@ def build_model(spec: ModelSpec, schema: DetectionSchema, seed: int) -> Detectio
     ConfigError
         If the architecture or a parameter does not exist, or a value does not fit.
     """
+    if ":" in spec.name or find_plugin("models", spec.name, DEFAULTS) is not None:
+        raise ConfigError(
+            f"model '{spec.name}': object detection takes no network of your own, because a "
+            f"detector holds its losses; choose {quoted(DEFAULTS)}"
+        )
     if spec.name not in DEFAULTS:
         raise ConfigError(f"model '{spec.name}' does not exist{suggest(spec.name, DEFAULTS)}")
     defaults = DEFAULTS[spec.name]

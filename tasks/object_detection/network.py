@@ -12,9 +12,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from fl_common.errors import DivergedError
-from tasks.images.norm_layers import named_statistics
 from tasks.metrics.detection import Detections
-from tasks.networks.layers import NORMS
+from tasks.networks.layers import NORMS, named_statistics
 from tasks.networks.weights import ExchangedWeights, default_device
 from tasks.object_detection.augment import Augment
 from tasks.object_detection.pixels import Square, Target, boxed

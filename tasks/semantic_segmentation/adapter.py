@@ -24,7 +24,6 @@ from tasks.contract import (
     TrainConfig,
     TrainOutcome,
 )
-from tasks.images.network_helpers import seeded
 from tasks.images.pixels import pixel_stats
 from tasks.images.preprocess import fitted_values
 from tasks.images.weights import start_from_file
@@ -34,6 +33,7 @@ from tasks.metrics import (
     segmentation_stats,
     task_metrics,
 )
+from tasks.networks.seeds import seeded
 from tasks.networks.training import check_config, run_training
 from tasks.semantic_segmentation.data import SegmentationData, read_site
 from tasks.semantic_segmentation.export import export_site

@@ -12,12 +12,15 @@ from torch import nn
 from torch.nn import functional as F
 
 from fl_common.errors import ConfigError
+from fl_common.plugins import plugin_names
 from fl_common.words import suggest
 from tasks.contract import Fitted, ModelSpec
 from tasks.images.network import ImageNetwork, require_input
-from tasks.images.network_helpers import COMMON, given_params, seeded, set_input_channels, widths
+from tasks.images.network_helpers import COMMON, given_params, set_input_channels, widths
 from tasks.images.norm_layers import set_norms
 from tasks.images.preprocess import Preprocess
+from tasks.networks.custom import TensorSpec, build_module, find_builder
+from tasks.networks.seeds import seeded
 
 UNET = "unet"
 TORCHVISION = tuple(torchvision.models.list_models(module=torchvision.models.segmentation))
@@ -80,7 +83,14 @@ def build_model(spec: ModelSpec, fitted: Fitted, seed: int) -> SegmentationModel
         not fit.
     """
     known = (UNET, *TORCHVISION)
+    if (build := find_builder(spec.name, known)) is not None:
+        preprocess = Preprocess(fitted, masks=True)
+        shape, classes = preprocess.geometry.shape, tuple(preprocess.classes)
+        outputs = TensorSpec((len(classes), *shape[1:]), classes)
+        module = build_module(build, spec, TensorSpec(shape), outputs, seed)
+        return SegmentationModel(module, preprocess)
     if spec.name not in known:
+        known = (*known, *plugin_names("models"))
         raise ConfigError(f"model '{spec.name}' does not exist{suggest(spec.name, known)}")
     params = given_params(spec, _UNET_DEFAULTS if spec.name == UNET else COMMON)
     preprocess = Preprocess(fitted, masks=True)

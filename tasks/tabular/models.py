@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fl_common.errors import ConfigError, ReplyError
+from fl_common.plugins import plugin_names
 from fl_common.words import suggest
 from tasks.contract import Arrays, ModelSpec
-from tasks.networks.layers import layer_kinds
+from tasks.networks.custom import MAX_PARAMETERS, TensorSpec, build_module, find_builder
+from tasks.networks.layers import layer_kinds, named_statistics, use_running_statistics
 from tasks.networks.shapes import require_shape
 from tasks.tabular.encode import Encoder
 
@@ -23,8 +25,6 @@ _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "gelu": nn.GELU,
 }
 MAX_WIDTH = 2**16
-MAX_PARAMETERS = 2**28
-"""1 GB of weights: a job that asks for more is a mistake, or means harm."""
 
 
 class Dropout(nn.Module):
@@ -47,16 +47,25 @@ class TabularModel:
     """A network with its preprocessing (``contract.Model``).
 
     Weights are float32 and live on the CPU; ``arrays`` and ``load`` copy straight to and from
-    their memory.
+    their memory. What travels beside the weights are the running statistics of a network of the
+    user's.
+
+    Parameters
+    ----------
+    is_custom : bool
+        Whether the module is the user's, which may draw from PyTorch's global generator.
     """
 
-    trains_privately = True
-
-    def __init__(self, module: nn.Module, encoder: Encoder) -> None:
+    def __init__(self, module: nn.Module, encoder: Encoder, *, is_custom: bool = False) -> None:
         self.module = module
         self.encoder = encoder
-        self.parameters = [p for _, p in module.named_parameters()]
+        self.is_custom = is_custom
+        statistics = {name: buffer.numpy() for name, buffer in named_statistics(module)}
+        self.trains_privately = not statistics
+        self._has_statistics = bool(statistics)
+        self.parameters = [p for p in module.parameters() if p.requires_grad]
         self.views: Arrays = {n: p.detach().numpy() for n, p in module.named_parameters()}
+        self.views |= statistics
         self.dropouts = [m for m in module.modules() if isinstance(m, Dropout)]
 
     def arrays(self) -> Arrays:
@@ -77,7 +86,20 @@ class TabularModel:
 
     def layer_kinds(self) -> dict[str, str]:
         """Return each weight's kind: ``norm``, ``head`` or ``body``."""
-        return layer_kinds(self.module)
+        kinds = layer_kinds(self.module)
+        return {name: kinds[name] for name in self.views}
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Run the module in training; one row alone is normalised as in evaluation."""
+        alone = len(inputs) == 1 and self._has_statistics
+        if alone:
+            use_running_statistics(self.module)
+        try:
+            outputs: torch.Tensor = self.module(inputs)
+        finally:
+            if alone:
+                self.module.train()
+        return outputs
 
     def outputs(self, inputs: torch.Tensor) -> NDArray[np.float32]:
         """Return the network's outputs for (n, d) inputs, shape (n, k), float32."""
@@ -109,8 +131,15 @@ def build_model(spec: ModelSpec, encoder: Encoder, seed: int) -> TabularModel:
     ConfigError
         If the architecture or a parameter does not exist, or a value does not fit.
     """
+    known = [*_BUILDERS, "xgboost"]
+    if (custom := find_builder(spec.name, known)) is not None:
+        features = tuple(encoder.feature_names)
+        inputs = TensorSpec((len(features),), features)
+        outputs = TensorSpec((encoder.num_outputs,), tuple(encoder.classes))
+        module = build_module(custom, spec, inputs, outputs, seed)
+        return TabularModel(module, encoder, is_custom=True)
     if spec.name not in _BUILDERS:
-        known = [*_BUILDERS, "xgboost"]
+        known += plugin_names("models")
         raise ConfigError(f"model '{spec.name}' does not exist{suggest(spec.name, known)}")
     build, defaults = _BUILDERS[spec.name]
     for key in spec.params:

@@ -7,7 +7,8 @@ import torch
 from tasks.contract import LocalObjective, TrainConfig, TrainOutcome
 from tasks.networks.dp_sgd import train_privately
 from tasks.networks.losses import Loss
-from tasks.networks.training import check_config, run_training
+from tasks.networks.seeds import seeded
+from tasks.networks.training import BatchLoss, check_config, run_training
 from tasks.tabular.data import Tensors
 from tasks.tabular.models import TabularModel
 
@@ -33,13 +34,27 @@ def train_model(
     generator = torch.Generator().manual_seed(seed)
     for dropout in model.dropouts:
         dropout.generator = generator
-    module, (inputs, targets) = model.module, data
+    inputs, targets = data
 
     def batch_loss(index: torch.Tensor) -> torch.Tensor:
-        return loss(module(inputs[index]), targets[index])
+        return loss(model.forward(inputs[index]), targets[index])
 
+    if model.is_custom:
+        with seeded(seed):
+            return _run(model, len(targets), batch_loss, config, objective, generator)
+    return _run(model, len(targets), batch_loss, config, objective, generator)
+
+
+def _run(
+    model: TabularModel,
+    num_rows: int,
+    batch_loss: BatchLoss,
+    config: TrainConfig,
+    objective: LocalObjective,
+    generator: torch.Generator,
+) -> TrainOutcome:
     if config.dp is not None:
-        return train_privately(model, len(targets), batch_loss, config, objective=objective)
+        return train_privately(model, num_rows, batch_loss, config, objective=objective)
     return run_training(
-        model, len(targets), batch_loss, config, objective=objective, generator=generator
+        model, num_rows, batch_loss, config, objective=objective, generator=generator
     )

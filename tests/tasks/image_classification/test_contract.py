@@ -33,3 +33,23 @@ class TestBatchNormalisation(TestImageClassification):
     @pytest.fixture
     def spec(self):
         return ModelSpec("simple_cnn", {"channels": [4, 8], "hidden": 8, "norm": "batch"})
+
+
+NETS = """
+from torch import nn
+
+
+def mine(inputs, outputs, width=4):
+    return nn.Sequential(nn.Conv2d(inputs.shape[0], width, 3), nn.GroupNorm(2, width), nn.ReLU(),
+                         nn.AdaptiveAvgPool2d(2), nn.Flatten(),
+                         nn.Linear(4 * width, outputs.shape[0]))
+"""
+
+
+class TestCustom(TestImageClassification):
+    """A network of the user's own, by a plugin's name or as module:function."""
+
+    @pytest.fixture(params=["mine", "my_nets:mine"])
+    def spec(self, request, install_plugin):
+        install_plugin("my-nets", {"models": {"mine": "my_nets:mine"}}, my_nets=NETS)
+        return ModelSpec(request.param, {"width": 6})
