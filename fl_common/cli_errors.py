@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from fl_common.errors import ConfigError, FedleagueError
+from fl_common.errors import ConfigError, FedleagueError, StoppedError
 from fl_common.words import nearest
 
 EXIT_USER_ERROR = 2
@@ -27,9 +29,34 @@ def friendly_errors(command: str) -> Iterator[None]:
             raise
         print(f"{command}: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
-    except KeyboardInterrupt:
-        print(f"\n{command}: stopped", file=sys.stderr)
-        sys.exit(130)
+    except KeyboardInterrupt as error:
+        stop = error if isinstance(error, StoppedError) else StoppedError(signal.SIGINT)
+        print(f"{command}: {stop}", file=sys.stderr)
+        sys.exit(128 + stop.signal)
+
+
+@contextmanager
+def stopped_by_signals() -> Iterator[None]:
+    """Raise ``StoppedError`` in the main thread at the first SIGINT or SIGTERM.
+
+    Later ones are ignored, so that what the first one set going comes to its end.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM)
+
+    def stop(number: int, _frame: object) -> None:
+        for each in numbers:
+            signal.signal(each, signal.SIG_IGN)
+        raise StoppedError(signal.Signals(number))
+
+    before = {number: signal.signal(number, stop) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def explained(error: Exception, keys: Sequence[str] = ()) -> ConfigError:

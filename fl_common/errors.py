@@ -22,6 +22,7 @@ line and exits with code 2, without a traceback.
 from __future__ import annotations
 
 from pathlib import Path
+from signal import Signals
 
 
 class FedleagueError(Exception):
@@ -79,6 +80,24 @@ class DivergedError(FedleagueError):
 
 class QuorumError(FedleagueError):
     """Too few sites took part before the deadline."""
+
+
+class StoppedError(KeyboardInterrupt):
+    """A person or the system asked the command to end (SIGINT, SIGTERM).
+
+    As a ``KeyboardInterrupt`` it passes whatever catches ``Exception`` on its way.
+
+    Parameters
+    ----------
+    signal : Signals
+        What the process was sent.
+    text : str
+        What was done by then, and how to go on.
+    """
+
+    def __init__(self, signal: Signals, text: str = "") -> None:
+        super().__init__(text or f"stopped ({signal.name})")
+        self.signal = signal
 
 
 class LinkError(FedleagueError):

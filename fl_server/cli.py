@@ -13,7 +13,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from fl_common.cli_errors import explained, friendly_errors
+from fl_common.cli_errors import explained, friendly_errors, stopped_by_signals
 from fl_common.errors import ConfigError, FedleagueError
 from fl_common.logs import quieten
 
@@ -43,12 +43,9 @@ def _run(config: DictConfig) -> float | None:
         # Hydra announces whatever a job raises on stderr; ``main`` raises it instead.
         _failures.append(error)
         return None
-    if outcome.num_failed and outcome.num_failed == len(outcome.rounds) - 1:
+    if outcome.failure:
         _failures.append(
-            FedleagueError(
-                f"none of {outcome.num_failed} rounds succeeded, the last one: "
-                f"{outcome.rounds[-1].reason}; {folder} holds the model as submitted"
-            )
+            FedleagueError(f"{outcome.failure}; {folder} holds the model as submitted")
         )
     return final_round(outcome.rounds, run.usecase.score).score
 
@@ -65,7 +62,7 @@ def main() -> None:
     quieten()
     _failures.clear()
     started = time.time()
-    with friendly_errors("fl-server"):
+    with friendly_errors("fl-server"), stopped_by_signals():
         try:
             _run()
         except (HydraException, OmegaConfBaseException) as error:

@@ -101,6 +101,7 @@ def _heads(session: Session, *where: ColumnElement[bool]) -> list[Any]:
             *(Run.id, Run.usecase_id, Run.score_name, Run.strategy, Run.status, Run.reason),
             *(Run.num_rounds, Run.num_rounds_done, Run.final_round),
             *(Run.baseline_score, Run.final_score, Run.started_at, Run.updated_at),
+            Run.last_sign_at,
             *(Submission.team, Submission.model, Submission.params, Submission.claimed),
             *(Submission.num_parameters, Submission.created_at),
         )

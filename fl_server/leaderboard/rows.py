@@ -66,6 +66,7 @@ def run_values(info: RunInfo, usecase_id: int, submission_id: int) -> dict[str, 
         "num_rounds_done": 0,
         "started_at": now,
         "updated_at": now,
+        "last_sign_at": now,
         "finished_at": None,
     }
 

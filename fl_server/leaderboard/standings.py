@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from fl_server.config.usecase import ScoreRule
 from fl_server.leaderboard import ranking, views
 from fl_server.leaderboard.tables import Round, Run, Submission, UseCase
+from fl_server.results.run_status import (
+    LOST_AFTER_SECONDS,
+    RANKED,
+    RunStatus,
+    is_lost,
+    lost_reason,
+)
 
 NUM_TOP_ENTRIES = 5
 
@@ -18,10 +25,29 @@ Cells = dict[str, views.CellView]
 
 
 @dataclass(frozen=True)
+class State:
+    """A run's state as its readers see it."""
+
+    name: RunStatus
+    reason: str
+    updated_at: datetime
+    """Moves when the run is lost, too."""
+
+
+def state_of(run: Any, now: datetime | None = None) -> State:
+    """Return the recorded state, or ``lost`` where a running run has been silent for too long."""
+    if not is_lost(run.status, run.last_sign_at, now or datetime.now(UTC)):
+        return State(run.status, run.reason, run.updated_at)
+    since = run.last_sign_at + timedelta(seconds=LOST_AFTER_SECONDS)
+    return State("lost", lost_reason(run.last_sign_at), max(run.updated_at, since))
+
+
+@dataclass(frozen=True)
 class Standing:
     """A run as ``ranking.rank`` takes it."""
 
     head: Any
+    state: State
     score: float | None
     submitted_at: datetime
 
@@ -30,16 +56,17 @@ Places = list[ranking.Ranked[Standing]]
 
 
 def places(heads: list[Any], case: UseCase) -> Places:
-    """Rank runs; a failed one, or one scored by something else, has no comparable score."""
+    """Rank runs that run or have finished and are scored alike; others have no place."""
     standings = [
         Standing(
             head,
+            state,
             head.final_score
-            if head.status != "failed" and head.score_name == case.score_name
+            if state.name in RANKED and head.score_name == case.score_name
             else None,
             head.created_at,
         )
-        for head in heads
+        for head, state in ((head, state_of(head)) for head in heads)
     ]
     return ranking.rank(standings, _rule(case))
 
@@ -59,14 +86,14 @@ def usecase_view(case: UseCase, ranked: Places) -> views.UseCaseView:
         progress_status="Active",
         total_participants=len({place.row.head.team for place in ranked}),
         total_runs=len(ranked),
-        num_running=sum(place.row.head.status == "running" for place in ranked),
+        num_running=sum(place.row.state.name == "running" for place in ranked),
         high_score=best[0].score if best else None,
         top_leaderboard_entries=[
             views.TopEntryView(item.head.id, item.head.team, item.score)
             for item in best[:NUM_TOP_ENTRIES]
         ],
         created_date=case.created_at,
-        updated_date=case.updated_at,
+        updated_date=max([case.updated_at, *(place.row.state.updated_at for place in ranked)]),
     )
 
 
@@ -74,7 +101,8 @@ def entry(
     place: ranking.Ranked[Standing], case: UseCase, recorded: list[Any], cells: Cells
 ) -> views.EntryView:
     """Return one line of the ranking from its place, its rounds and its final cells."""
-    head, last = place.row.head, recorded[-1] if recorded else None
+    head, state = place.row.head, place.row.state
+    last = recorded[-1] if recorded else None
     return views.EntryView(
         id=head.id,
         rank=place.rank,
@@ -91,8 +119,8 @@ def entry(
             for name in case.extra_columns
         },
         strategy=head.strategy,
-        status=head.status,
-        note="" if place.rank else _note(head, case, cells.get(case.score_name)),
+        status=state.name,
+        note="" if place.rank else _note(head, state, case, cells.get(case.score_name)),
         num_rounds=head.num_rounds,
         num_rounds_done=head.num_rounds_done,
         num_sites=last.num_sites if last else 0,
@@ -100,7 +128,7 @@ def entry(
         epsilon=last.epsilon if last else None,
         curve=[(item.round, item.score) for item in recorded],
         created_date=head.started_at,
-        updated_date=head.updated_at,
+        updated_date=state.updated_at,
     )
 
 
@@ -108,14 +136,14 @@ def _rule(case: UseCase) -> ScoreRule:
     return ScoreRule(case.score_name, case.score_direction)
 
 
-def _note(head: Any, case: UseCase, score: views.CellView | None) -> str:
+def _note(head: Any, state: State, case: UseCase, score: views.CellView | None) -> str:
     """Say why a run has no place."""
-    if head.status == "failed":
-        return head.reason or "the run failed"
+    if state.name not in RANKED:
+        return state.reason or state.name
     if head.score_name != case.score_name:
         return f"scored by {head.score_name}, not by {case.score_name}"
     if head.final_round is None:
-        return "no round finished yet" if head.status == "running" else "no round finished"
+        return "no round finished yet" if state.name == "running" else "no round finished"
     return (score.absent if score else None) or "the score is absent"
 
 
@@ -127,6 +155,7 @@ def run_view(
     metrics: list[views.ComparisonView],
 ) -> views.RunView:
     """Return one run with its metrics and round summaries."""
+    state = state_of(run)
     return views.RunView(
         id=run.id,
         key=run.key,
@@ -147,15 +176,15 @@ def run_view(
         runtime=run.runtime,
         seed=run.seed,
         config=run.config,
-        status=run.status,
-        reason=run.reason,
+        status=state.name,
+        reason=state.reason,
         num_rounds=run.num_rounds,
         num_rounds_done=run.num_rounds_done,
         curve=[(item.round, item.score) for item in recorded],
         metrics=metrics,
         rounds=[views.RoundSummaryView(**summary(item)) for item in recorded],
         created_date=run.started_at,
-        updated_date=run.updated_at,
+        updated_date=state.updated_at,
         finished_date=run.finished_at,
     )
 

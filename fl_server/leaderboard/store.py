@@ -32,11 +32,10 @@ from fl_server.leaderboard.tables import (
 )
 from fl_server.leaderboard.views import clean_text
 from fl_server.results.records import RoundRecord, RunInfo
+from fl_server.results.run_status import RECORDED, WITH_REASON, RunStatus
 from fl_server.results.scoring import final_round
 
 Found = TypeVar("Found")
-
-STATUSES = ("running", "finished", "failed", "stopped")
 
 
 class UnknownEntryError(ConfigError):
@@ -141,13 +140,30 @@ class Store:
             session.execute(delete(Round).where(Round.run_id == run_id, Round.round > round))
             _settle(session, run_id)
 
-    def finish_run(self, run_id: int, status: str, reason: str = "") -> None:
-        """Set a run's status: ``running``, ``finished``, ``failed`` or ``stopped``."""
-        if status not in STATUSES:
-            raise ConfigError(f"run status {status!r}: choose {', '.join(STATUSES)}")
+    def finish_run(self, run_id: int, status: RunStatus, reason: str = "") -> None:
+        """Set a run's state; what was stopped or failed needs a reason.
+
+        Raises
+        ------
+        ConfigError
+            If the state does not exist, or lacks its reason.
+        UnknownEntryError
+            If there is no such run.
+        """
+        if status not in RECORDED:
+            raise ConfigError(f"run status {status!r}: choose {', '.join(RECORDED)}")
+        if status in WITH_REASON and not reason.strip():
+            raise ConfigError(f"run status {status!r} needs a reason")
         with self._session(write=True) as session:
-            ended = None if status == "running" else datetime.now(UTC)
+            ended = None if status in ("queued", "running") else datetime.now(UTC)
             _touch(session, run_id, status=status, reason=clean_text(reason), finished_at=ended)
+
+    def sign_of_life(self, run_id: int) -> None:
+        """Note that a run is still there; nothing else of it changes."""
+        with self._session(write=True) as session:
+            session.execute(
+                update(Run).where(Run.id == run_id).values(last_sign_at=datetime.now(UTC))
+            )
 
     # ------------------------------------------------------------------ reading
 
@@ -264,7 +280,7 @@ def _touch(session: Session, run_id: int, **changes: Any) -> None:
     usecase_id = session.execute(
         update(Run)
         .where(Run.id == run_id)
-        .values(updated_at=now, **changes)
+        .values(updated_at=now, last_sign_at=now, **changes)
         .returning(Run.usecase_id)
     ).scalar_one_or_none()
     _known(usecase_id, run_id)

@@ -29,6 +29,8 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
 
+from fl_server.results.run_status import RunStatus
+
 
 class UtcDateTime(TypeDecorator[datetime]):
     """An aware UTC time; SQLite, which has no zones, keeps it as naive UTC."""
@@ -135,7 +137,7 @@ class Run(Table):
     seed: Mapped[int] = mapped_column(BigInteger)
     num_rounds: Mapped[int]
     config: Mapped[dict[str, Any]]
-    status: Mapped[str]
+    status: Mapped[RunStatus] = mapped_column(Text)
     reason: Mapped[str]
     baseline_score: Mapped[float | None]
     final_score: Mapped[float | None]
@@ -144,6 +146,8 @@ class Run(Table):
     """Where the run stands, settled from its rounds whenever they change (``store._settle``)."""
     started_at: Mapped[datetime]
     updated_at: Mapped[datetime]
+    last_sign_at: Mapped[datetime]
+    """When the run last said that it is there (``results.run_status``)."""
     finished_at: Mapped[datetime | None]
 
 

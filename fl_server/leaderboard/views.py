@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from fl_server.results.run_status import RunStatus
 from tasks.contract import BLOCKS, OVERALL, SUBGROUPS, MetricPath
 
 Curve = list[tuple[int, float | None]]
@@ -93,7 +94,7 @@ class EntryView:
     subgroups: dict[str, CellView]
     """The columns that the use case declares, by name."""
     strategy: str
-    status: str
+    status: RunStatus
     note: str
     num_rounds: int
     """Planned rounds."""
@@ -225,7 +226,7 @@ class RunView:
     runtime: str
     seed: int
     config: dict[str, Any]
-    status: str
+    status: RunStatus
     reason: str
     num_rounds: int
     num_rounds_done: int

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from signal import Signals
+from threading import Event, Thread
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from fl_common.errors import FedleagueError, StoppedError
+from fl_common.logs import SERVER
 from fl_server.config.run_config import RunConfig
 from fl_server.results.records import RoundRecord, RunInfo, RunOutcome, SubmissionInfo
+from fl_server.results.run_status import SIGN_OF_LIFE_SECONDS, RunStatus
 from fl_server.rounds.sites import Site
 from tasks.contract import Arrays
 
 if TYPE_CHECKING:
     from fl_server.leaderboard.store import Store
+
+log = logging.getLogger(SERVER)
 
 
 class BoardObserver:
@@ -30,6 +38,9 @@ class BoardObserver:
         self._stack = ExitStack()
         self._store: Store | None = None
         self._run_id: int | None = None
+        self._heartbeat = Event()
+        """Set when the run is over."""
+        self._last_round: int | None = None
         if config.board.url is not None and not self._can_wait():
             self._open()
 
@@ -68,9 +79,17 @@ class BoardObserver:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._store is not None and self._run_id is not None and error is not None:
-            self._store.finish_run(self._run_id, "failed", reason=str(error))
+        self._heartbeat.set()
+        if error is not None:
+            # Of an unforeseen error only the name: its text may hold anything.
+            known = isinstance(error, FedleagueError | StoppedError)
+            why = str(error) if known else f"an error nobody foresaw ({type(error).__name__})"
+            self._end("stopped" if isinstance(error, KeyboardInterrupt) else "failed", why)
         self._stack.close()
+
+    def _end(self, state: RunStatus, reason: str = "") -> None:
+        if self._store is not None and self._run_id is not None:
+            self._store.finish_run(self._run_id, state, reason)
 
     def open_run(self, arrays: Arrays, finished: Sequence[RoundRecord] = ()) -> None:
         """Register the run; a resumed run keeps its place.
@@ -81,6 +100,7 @@ class BoardObserver:
             Rounds of the checkpoint. They are stored again: a server killed between writing its
             checkpoint and storing the round would otherwise leave a gap.
         """
+        self._last_round = finished[-1].round if finished else None
         if self._config.board.url is None:
             return
         store = self._store or self._open()
@@ -107,17 +127,38 @@ class BoardObserver:
             store.record_round(self._run_id, record)
         if finished:
             store.drop_rounds_after(self._run_id, finished[-1].round)
+        arguments = (store, self._run_id)
+        Thread(target=self._give_signs_of_life, args=arguments, daemon=True).start()
+
+    def stopped(self, signal: Signals) -> str:
+        """Say what was done when a person or the system ended the run, and how to go on."""
+        text = f"stopped by the organiser ({signal.name})"
+        if self._last_round is None:
+            return f"{text} before the baseline was evaluated; start it anew"
+        done = f"round {self._last_round}" if self._last_round else "the baseline"
+        return f"{text} after {done}; continue with fl-server resume={self._config.folder}"
 
     def admitted(self, members: list[Site]) -> None:
         """Sites are stored with their first record."""
 
     def round_finished(self, record: RoundRecord) -> None:
         """Store a round."""
+        self._last_round = record.round
         if self._store is not None and self._run_id is not None:
             self._store.record_round(self._run_id, record)
 
     def finished(self, outcome: RunOutcome) -> None:
         """Close the run."""
-        if self._store is not None and self._run_id is not None:
-            status = "stopped" if outcome.stopped_early else "finished"
-            self._store.finish_run(self._run_id, status)
+        if outcome.failure:
+            self._end("failed", outcome.failure)
+        elif outcome.stopped_early:
+            self._end("finished", f"stopped early after round {outcome.rounds[-1].round}")
+        else:
+            self._end("finished")
+
+    def _give_signs_of_life(self, store: Store, run_id: int) -> None:
+        while not self._heartbeat.wait(SIGN_OF_LIFE_SECONDS):
+            try:
+                store.sign_of_life(run_id)
+            except FedleagueError as error:
+                log.debug("no sign of life: %s", error)

@@ -114,3 +114,10 @@ class RunOutcome:
     def num_failed(self) -> int:
         """Number of rounds after the baseline that left no model."""
         return sum(record.status != "ok" for record in self.rounds[1:])
+
+    @property
+    def failure(self) -> str:
+        """Why the run failed: no round after the baseline left a model; empty if it did not."""
+        if not self.num_failed or self.num_failed < len(self.rounds) - 1:
+            return ""
+        return f"none of {self.num_failed} rounds succeeded, the last one: {self.rounds[-1].reason}"

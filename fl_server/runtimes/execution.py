@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from signal import SIGINT
 
 import numpy as np
 from flwr.serverapp import Grid
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from fl_common.errors import CheckpointError, ConfigError
+from fl_common.errors import CheckpointError, ConfigError, StoppedError
 from fl_common.logs import quieten
 from fl_server.config.compatibility import check_strategy
 from fl_server.config.instantiation import make_sampler
@@ -47,7 +49,7 @@ def execute(grid: Grid, config: RunConfig, progress: Progress | None = None) -> 
     sampler = make_sampler(config.resolved.get("sampling"))
     resumed = _resumed(config)
     progress = progress or Progress(config)
-    with progress, BoardObserver(config) as board:
+    with progress, BoardObserver(config) as board, _stoppable(board):
         state = RunState(config, client_update_name(strategy), resumed.run if resumed else "")
         past = resumed.rounds if resumed else ()
         admission = Admission(grid, config.sites, state, num_past=len(past))
@@ -69,6 +71,16 @@ def execute(grid: Grid, config: RunConfig, progress: Progress | None = None) -> 
         board.finished(outcome)
         progress.finished(outcome)
     return outcome
+
+
+@contextmanager
+def _stoppable(board: BoardObserver) -> Iterator[None]:
+    """Say how far the run came when it is stopped."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        signal = stop.signal if isinstance(stop, StoppedError) else SIGINT
+        raise StoppedError(signal, board.stopped(signal)) from None
 
 
 def _expected(config: RunConfig) -> int:

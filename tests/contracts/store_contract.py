@@ -10,7 +10,9 @@ import pytest
 
 from fl_common.errors import ConfigError
 from fl_server.config.usecase import ScoreRule, UseCaseInfo
+from fl_server.leaderboard import standings
 from fl_server.leaderboard.store import Store, UnknownEntryError
+from fl_server.results import run_status
 from fl_server.results.records import RoundRecord, RunInfo, SiteRecord, SubmissionInfo
 from tasks.contract import ScoreCard, Scores
 
@@ -212,6 +214,58 @@ class StoreContract:
         assert (first.id, first.rank) == (new, 1)
         assert (second.id, second.note) == (old, "scored by f1_macro, not by accuracy")
 
+    def test_only_running_and_finished_runs_have_a_place(self, store):
+        for team in ("running", "finished", "stopped", "failed"):
+            run_id = store.open_run(make_info(key=team, team=team))
+            store.record_round(run_id, make_record(0, 0.5))
+            store.record_round(run_id, make_record(1, 0.8))
+            store.finish_run(run_id, team, f"why {team}")
+        board = store.leaderboard("heart")
+        places = {item.team_name: item.rank for item in board.results}
+        assert places == {"running": 1, "finished": 1, "stopped": None, "failed": None}
+        notes = {item.team_name: item.note for item in board.results if item.rank is None}
+        assert notes == {"stopped": "why stopped", "failed": "why failed"}
+        assert [len(item.curve) for item in board.results] == [2] * 4
+
+    def test_silent_run_is_lost_until_it_gives_a_sign_of_life(self, store, monkeypatch):
+        run_id = store.open_run(make_info())
+        store.record_round(run_id, make_record(1, 0.8))
+        before = store.run(run_id)
+        assert before.status == "running"
+        monkeypatch.setattr(run_status, "LOST_AFTER_SECONDS", -1.0)
+        run = store.run(run_id)
+        assert run.status == "lost"
+        assert "no sign of life since" in run.reason
+        assert "fl-server resume=RUN" in run.reason
+        board = store.leaderboard("heart")
+        assert (board.results[0].rank, board.results[0].status) == (None, "lost")
+        assert board.results[0].note == run.reason
+        assert board.usecase.num_running == 0
+        monkeypatch.undo()
+        store.sign_of_life(run_id)
+        run = store.run(run_id)
+        assert (run.status, run.reason, run.updated_date) == ("running", "", before.updated_date)
+
+    def test_run_that_becomes_lost_moves_the_stamp(self, store, monkeypatch):
+        run_id = store.open_run(make_info())
+        stamps = [store.usecase("heart").updated_date]
+        monkeypatch.setattr(standings, "is_lost", lambda *_: True)
+        for view in (
+            store.run(run_id),
+            store.usecase("heart"),
+            *store.leaderboard("heart").results,
+        ):
+            assert view.updated_date > stamps[0]
+
+    def test_stopped_and_failed_runs_need_a_reason(self, store):
+        run_id = store.open_run(make_info())
+        for state in ("stopped", "failed"):
+            with pytest.raises(ConfigError, match="needs a reason"):
+                store.finish_run(run_id, state, " ")
+        with pytest.raises(ConfigError, match="'lost'"):
+            store.finish_run(run_id, "lost", "gone")
+        assert store.run(run_id).status == "running"
+
     def test_non_finite_numbers_become_absent(self, store):
         card = ScoreCard(Scores(values={"f1_macro": math.nan, "mse": math.inf}))
         run_id = store.open_run(make_info(config={"lr": math.nan, "clip": [math.inf]}))
@@ -247,7 +301,7 @@ class StoreContract:
 
     def test_status_and_direction_are_checked(self, store):
         run_id = store.open_run(make_info())
-        with pytest.raises(ConfigError, match="choose running, finished"):
+        with pytest.raises(ConfigError, match="choose queued, running, finished"):
             store.finish_run(run_id, "done")
         with pytest.raises(ConfigError, match="choose max, min, zero"):
             ScoreRule("f1_macro", "up")  # so no store can be given one

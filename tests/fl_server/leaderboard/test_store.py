@@ -79,15 +79,29 @@ def test_database_of_the_first_schema_is_brought_up_to_date(url):
     with Store(url) as store:
         run_id = store.open_run(make_info())
         store.record_round(run_id, make_record(0, 0.5))
+        old = {name: store.open_run(make_info(key=name)) for name in ("early", "killed", "full")}
     engine = migrations.connect(migrations.parse_url(url))
     with engine.begin() as connection:
         config = Config()
         config.set_main_option("script_location", str(Path(migrations.__file__).parent))
         config.attributes["connection"] = connection
         command.downgrade(config, "0001")
+        states = {"early": ("stopped", ""), "killed": ("failed", ""), "full": ("failed", "disk")}
+        for name, values in states.items():
+            connection.exec_driver_sql(
+                "UPDATE run SET status = ?, reason = ? WHERE key = ?", (*values, name)
+            )
+        connection.exec_driver_sql("UPDATE run SET updated_at = '2026-01-31 12:00:00.000000'")
     engine.dispose()
     with Store(url) as store:
         assert [(item.score, item.epsilon) for item in store.rounds(run_id)] == [(0.5, None)]
+        assert store.run(run_id).status == "lost"
+        found = {name: store.run(number) for name, number in old.items()}
+        assert {name: (run.status, run.reason) for name, run in found.items()} == {
+            "early": ("finished", "stopped early"),
+            "killed": ("stopped", "interrupted"),
+            "full": ("failed", "disk"),
+        }
     assert_schema_matches(url)
 
 
