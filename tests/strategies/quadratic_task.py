@@ -17,12 +17,14 @@ from fl_server.config.run_config import BoardConfig, EarlyStopping, RunConfig, S
 from fl_server.config.usecase import ScoreRule, UseCaseInfo
 from fl_server.results.checkpoint import read_checkpoint
 from fl_server.rounds.admission import Admission
+from fl_server.rounds.exchange import Exchange
 from fl_server.rounds.federation import Federation as RoundFederation
 from fl_server.rounds.loop import RoundLoop
 from fl_server.rounds.run_memory import RunMemory
 from fl_server.rounds.run_state import RunState
 from fl_server.rounds.selection import make_exchange
 from fl_server.runtimes.simulation import InProcessGrid
+from strategies.privacy.modes import NoPrivacy
 from strategies.registry import client_update_name
 from tasks.contract import (
     ModelSpec,
@@ -39,7 +41,7 @@ class Quadratic:
     """One site.
 
     ``attack`` multiplies the update that it sends (-10: sign-flipped and scaled); ``steps``
-    overrides the number of local steps.
+    overrides the number of local steps; ``validation`` rows choose between rounds.
     """
 
     matrix: np.ndarray
@@ -47,6 +49,7 @@ class Quadratic:
     rows: int = 10
     attack: float = 1.0
     steps: int | None = None
+    validation: int = 0
 
     def gradient(self, weights):
         return self.matrix @ (weights - self.optimum)
@@ -60,7 +63,7 @@ class Quadratic:
 
     @property
     def num_validation(self):
-        return 0
+        return self.validation
 
     @property
     def num_holdout(self):
@@ -77,6 +80,7 @@ class Quadratic:
             "rows": self.rows,
             "attack": self.attack,
             "steps": self.steps,
+            "validation": self.validation,
         }
         return f"dataset:{json.dumps(raw)}"
 
@@ -148,8 +152,12 @@ class QuadraticTask:
         return TrainOutcome(model.arrays(), data.rows, steps, loss)
 
     def evaluate(self, model, data, split="holdout"):
-        total = data.rows * data.loss(model.vector)
-        return Stats({"overall/rows": np.array(data.rows), "overall/loss": np.array(total)})
+        rows = data.validation if split == "validation" else data.rows
+        total = rows * data.loss(model.vector)
+        return Stats({"overall/rows": np.array(rows), "overall/loss": np.array(total)})
+
+    def empty_stats(self, model):
+        return Stats({"overall/rows": np.array(0), "overall/loss": np.array(0.0)})
 
     def finalise(self, stats, fitted):
         mean = float(stats["overall/loss"]) / int(stats["overall/rows"])
@@ -194,6 +202,15 @@ class History:
         return [record.score for record in self.records]
 
 
+@dataclass(frozen=True)
+class Setting:
+    """A run on quadratic sites, up to its first round."""
+
+    federation: RoundFederation
+    memory: RunMemory
+    exchange: Exchange
+
+
 class Federation:
     """Run a strategy on quadratic sites through the real round loop."""
 
@@ -214,15 +231,29 @@ class Federation:
     def loop(self, strategy, sites, *, rounds=5, grid=None, **options):
         parts = options.get("parts") or {"body": len(sites[0].optimum)}
         config = self._config(sites, rounds, parts, options)
+        task, setting = self._setting(strategy, config, grid, options.get("sampler"))
+        exchange, memory, state = setting.exchange, setting.memory, setting.federation.state
+        return RoundLoop(config, task, state, memory, exchange), config, parts
+
+    def exchange(self, strategy, sites, *, rounds=5, grid=None, **options):
+        """Return what stands between the loop and the sites, and a model of zeros."""
+        parts = options.get("parts") or {"body": len(sites[0].optimum)}
+        config = self._config(sites, rounds, parts, options)
+        grid = grid(config.site_data) if grid is not None else None
+        task, setting = self._setting(strategy, config, grid, options.get("sampler"))
+        model = QuadraticModel(parts)
+        setting.federation.state.settle_model(model, task.empty_stats(model))
+        return setting
+
+    def _setting(self, strategy, config, grid, sampler):
         grid = grid or InProcessGrid(config.site_data)
         task = QuadraticTask({})
         state = RunState(config, client_update_name(strategy))
         admission = Admission(grid, config.sites, state)
-        state.settle_fitted(task.prepare(admission.start(len(sites))))
+        state.settle_fitted(task.prepare(admission.start(len(config.site_data))))
         federation = RoundFederation(grid, config, admission, state)
-        memory = RunMemory(federation, strategy, options.get("sampler"))
-        exchange = make_exchange(federation, memory, task)
-        return RoundLoop(config, task, state, memory, exchange), config, parts
+        memory = RunMemory(federation, strategy, sampler)
+        return task, Setting(federation, memory, make_exchange(federation, memory, task))
 
     def _config(self, sites, rounds, parts, options):
         names = [f"site_{index:02d}" for index in range(len(sites))]
@@ -234,7 +265,7 @@ class Federation:
             strategy={},
             strategy_name="test",
             runtime={"name": "simulation"},
-            sites=SitesConfig(rejoin_seconds=0.0),
+            sites=options.get("waits", SitesConfig(rejoin_seconds=0.0)),
             early_stopping=EarlyStopping(),
             board=BoardConfig(),
             site_data=tuple(
@@ -244,6 +275,7 @@ class Federation:
             rounds=rounds,
             seed=options.get("seed", 0),
             split_seed=0,
+            privacy=options.get("privacy", NoPrivacy()),
             folder=options.get("folder") or self._folder / f"run_{next(self._runs)}",
         )
 
