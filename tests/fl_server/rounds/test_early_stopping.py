@@ -5,14 +5,28 @@ from __future__ import annotations
 import pytest
 
 from fl_server.config.run_config import EarlyStopping
+from fl_server.config.usecase import ScoreRule
 from fl_server.results.records import RoundRecord
-from fl_server.rounds.early_stopping import is_best, should_stop
+from fl_server.rounds.early_stopping import should_stop
 from tasks.contract import ScoreCard, Scores
+
+RULE = ScoreRule("f1", "max")
 
 
 def rounds(*scores):
     return [
-        RoundRecord(number, "finetune", "ok", score, ScoreCard(Scores()), (), 0.0, 0, 0)
+        RoundRecord(
+            number,
+            "finetune",
+            "ok",
+            score,
+            ScoreCard(Scores()),
+            (),
+            seconds=0.0,
+            bytes_up=0,
+            bytes_down=0,
+            validation_score=score,
+        )
         for number, score in enumerate(scores)
     ]
 
@@ -31,23 +45,17 @@ def rounds(*scores):
     ],
 )
 def test_run_stops_when_the_best_score_is_two_rounds_old(scores, direction, stops):
-    assert should_stop(rounds(*scores), EarlyStopping(patience=2), direction) is stops
+    assert (
+        should_stop(rounds(*scores), EarlyStopping(patience=2), ScoreRule("f1", direction)) is stops
+    )
 
 
 def test_gain_below_the_least_does_not_count():
     records = rounds(0.5, 0.505, 0.509)
-    assert should_stop(records, EarlyStopping(patience=2, min_delta=0.01), "max")
-    assert not should_stop(records, EarlyStopping(patience=2, min_delta=0.001), "max")
+    assert should_stop(records, EarlyStopping(patience=2, min_delta=0.01), RULE)
+    assert not should_stop(records, EarlyStopping(patience=2, min_delta=0.001), RULE)
 
 
 def test_run_without_patience_or_rounds_goes_on():
-    assert not should_stop(rounds(*[0.5] * 9), EarlyStopping(), "max")
-    assert not should_stop([], EarlyStopping(patience=1), "max")
-
-
-def test_best_round_beats_all_before_it():
-    *earlier, last = rounds(0.5, 0.7, 0.6, 0.7)
-    assert not is_best(last, earlier, "max")
-    assert is_best(rounds(0.8)[0], earlier, "max")
-    assert is_best(rounds(0.1)[0], [], "max")
-    assert not is_best(rounds(None)[0], [], "max")
+    assert not should_stop(rounds(*[0.5] * 9), EarlyStopping(), RULE)
+    assert not should_stop([], EarlyStopping(patience=1), RULE)
