@@ -18,6 +18,9 @@ from tasks.contract import (
 
 Scalar = int | float | str | bool
 
+LEAST_STEP = 5e-324
+"""The smallest positive learning rate: it rounds to zero, and no weight moves."""
+
 
 @dataclass(frozen=True)
 class LocalRound:
@@ -61,7 +64,7 @@ class LocalRound:
         still = replace(
             self.train_config,
             optimizer="sgd",
-            lr=0.0,
+            lr=LEAST_STEP,
             momentum=0.0,
             weight_decay=0.0,
             local_epochs=1,

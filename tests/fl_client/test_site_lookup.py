@@ -93,5 +93,5 @@ def test_sites_file_of_another_user_is_not_read(sites_file, monkeypatch, whose):
 
 def test_simulated_policy_is_written_by_the_simulation():
     raw = json.loads(simulated("a"))
-    expected = {"min_rows": 1, "min_subgroup_rows": 1, "custom_code": True}
+    expected = {"min_rows": 1, "min_subgroup_rows": 1, "custom_code": True, "plugins": []}
     assert raw["policy"] == expected
