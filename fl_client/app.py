@@ -17,19 +17,16 @@ from flwr.clientapp import ClientApp
 
 from fl_client import runner, secagg_client
 from fl_client.egress.guard import egress_guard
-from fl_client.policy.site import SiteConfig
+from fl_client.site_job import SiteJob
 from fl_client.site_lookup import site_of
-from fl_client.state.memory import memory_of
 from fl_client.state.round_state import RoundState, open_state
 from fl_common.errors import PolicyError, ReplyError
 from strategies.privacy.summands import evaluate_summands, train_summands
-from strategies.wire.job import Job
 from strategies.wire.messages import (
     ARRAYS,
     EXTRA,
     JOB,
     LAST_COMMITTED,
-    ROUND,
     SPLIT,
     SiteReply,
     TrainReply,
@@ -54,15 +51,15 @@ app = GuardedApp()
 @app.query("describe")
 def describe(message: Message, context: Context) -> Message:
     """Say who this site is and how many rows it has."""
-    site, job = site_of(context), str(config_of(message)[JOB])
-    return _introduced(runner.describe(site, job), message, site)
+    job = _site_job(message, context)
+    return _introduced(runner.describe(job), message, job)
 
 
 @app.query("fit")
 def fit(message: Message, context: Context) -> Message:
     """Send the summands of the preprocessing."""
-    site, job = site_of(context), str(config_of(message)[JOB])
-    return _introduced(runner.fit(site, job), message, site)
+    job = _site_job(message, context)
+    return _introduced(runner.fit(job), message, job)
 
 
 @app.train()
@@ -70,35 +67,33 @@ def train(message: Message, context: Context) -> Message:
     """Run the strategy's client update on the site's training rows.
 
     What the site remembers is kept before the reply leaves: the server never has a change of
-    which the site may lose its half.
+    which the site may lose its part.
     """
-    config = config_of(message)
-    site, number = site_of(context), _round_of(config)
-    state = open_state(context, site, str(config[JOB]), before=_from(config, number))
-    reply = _trained(message, context, site, state)
+    job, config = _site_job(message, context), config_of(message)
+    number = _round_of(config)
+    state = open_state(context, job.memory, before=_first_void(config, number))
+    reply = _trained(message, context, job, state)
     state.keep(number)
     return reply
 
 
-def _trained(message: Message, context: Context, site: SiteConfig, state: RoundState) -> Message:
+def _trained(message: Message, context: Context, job: SiteJob, state: RoundState) -> Message:
     config = config_of(message)
     extra = find_record(message.content, EXTRA, ArrayRecord)
-    job = str(config[JOB])
     received = (_weights(message), unpack_arrays(extra) if extra is not None else {})
-    result = runner.train(site, job, received, config, state)
+    result = runner.train(job, received, config, state)
     outcome = result.outcome
-    private = Job.from_json(job).train.dp is not None
     reply = TrainReply(
         outcome.arrays,
         outcome.num_examples,
         outcome.num_steps,
-        loss=None if private else outcome.loss,
-        epsilon=runner.spent_epsilon(site, job, state),
+        loss=outcome.loss if job.job.train.dp is None else None,
+        epsilon=runner.spent_epsilon(job, state),
     )
-    if Job.from_json(job).secagg:
+    if job.job.secagg:
         summands = train_summands(reply, result.extra, str(config.get(WEIGHTING, "")))
         return secagg_client.start(message, context, summands)
-    update = runner.compressed(site, job, outcome.arrays, received[0], config, state)
+    update = runner.compressed(job, outcome.arrays, received[0], config, state)
     records = reply.to_records() if update is None else reply.to_compressed(update)
     if result.extra:
         records[EXTRA] = pack_arrays(result.extra)
@@ -108,13 +103,13 @@ def _trained(message: Message, context: Context, site: SiteConfig, state: RoundS
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Send the metric summands of the site's holdout rows, or of those that choose."""
-    config = config_of(message)
-    site, job = site_of(context), str(config[JOB])
+    job, config = _site_job(message, context), config_of(message)
     number = _round_of(config)  # round 0: as submitted
-    state = open_state(context, site, job, before=_from(config, number + 1)) if number else None
+    before = _first_void(config, number + 1)
+    state = open_state(context, job.memory, before=before) if number else None
     split = str(config.get(SPLIT, HOLDOUT))
-    reply = runner.evaluate(site, job, _weights(message), state, split)
-    if Job.from_json(job).secagg:
+    reply = runner.evaluate(job, _weights(message), state, split)
+    if job.job.secagg:
         summands = evaluate_summands(reply, runner.empty_stats(job))
         return secagg_client.start(message, context, summands)
     return Message(reply.to_records(), reply_to=message)
@@ -123,32 +118,34 @@ def evaluate(message: Message, context: Context) -> Message:
 @app.query("secagg")
 def masked_sum(message: Message, context: Context) -> Message:
     """Take part in the later stages of a masked sum."""
-    site, job = site_of(context), Job.from_json(str(config_of(message)[JOB]))
-    site.policy.check(job)
-    if not job.secagg:
+    job = _site_job(message, context)
+    if not job.job.secagg:
         raise PolicyError("the job does not ask for secure aggregation")
-    return secagg_client.step(message, context, site.policy)
+    return secagg_client.step(message, context, job.policy)
 
 
-def _introduced(reply: SiteReply, message: Message, site: SiteConfig) -> Message:
-    """Add from which round the site remembers the run: the server may have to forget its half."""
-    config = config_of(message)
-    memory = memory_of(site, str(config[JOB]))
-    found = memory.newest(_round_of(config)) if memory is not None else None
+def _site_job(message: Message, context: Context) -> SiteJob:
+    """Decode the job of a message, once; whatever the handler needs is in it."""
+    return SiteJob.open(site_of(context), str(config_of(message)[JOB]))
+
+
+def _introduced(reply: SiteReply, message: Message, job: SiteJob) -> Message:
+    """Add from which round the site remembers the run: the server may have to forget its part."""
+    number = _round_of(config_of(message))
+    found = job.memory.newest(number) if job.memory is not None else None
     if found is not None:
         reply = replace(reply, memory_round=found[0])
     return Message(reply.to_records(), reply_to=message)
 
 
-def _from(config: Mapping[str, object], number: int) -> int:
-    """Return before which round the memory must be: earlier where the server did not get ours."""
+def _first_void(config: Mapping[str, object], number: int) -> int:
+    """Return the first round whose memory does not count: earlier where our reply was lost."""
     last = config.get(LAST_COMMITTED)
     return min(number, last + 1) if isinstance(last, int) and last >= 0 else number
 
 
 def _round_of(config: Mapping[str, object]) -> int:
-    number = config.get(ROUND)
-    return number if isinstance(number, int) and number > 0 else 0
+    return max(runner.round_of(config), 0)
 
 
 _last: tuple[weakref.ref[ArrayRecord], Arrays] | None = None

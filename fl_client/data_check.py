@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from fl_client import runner
 from fl_client.policy.site import SiteConfig, read_site, site_from_json
+from fl_client.site_job import SiteJob
 from fl_common.errors import ConfigError, FedleagueError
-from strategies.wire.job import Job
 from tasks.contract import DrawsPreviews
-from tasks.registry import load_task
 
 
 @dataclass(frozen=True)
@@ -33,7 +31,7 @@ def check_site(site: SiteConfig, job_text: str) -> SiteReport:
         What a run would stop at, with the site's name in front.
     """
     try:
-        data = runner.open_data(site, job_text)
+        data = SiteJob.open(site, job_text).data
     except FedleagueError as error:
         raise type(error)(f"site '{site.name}': {error}") from error
     return SiteReport(
@@ -62,11 +60,10 @@ def check_site_file(path: Path, job_text: str, preview: Path | None = None) -> S
 
 
 def _draw(site: SiteConfig, job_text: str, path: Path) -> None:
-    job = Job.from_json(job_text)
-    task = load_task(job.task, job.schema)
-    if not isinstance(task, DrawsPreviews):
-        raise ConfigError(f"--preview: the task '{job.task}' has no pictures to draw")
-    task.preview(runner.open_data(site, job_text), path)
+    job = SiteJob.open(site, job_text)
+    if not isinstance(job.task, DrawsPreviews):
+        raise ConfigError(f"--preview: the task '{job.job.task}' has no pictures to draw")
+    job.task.preview(job.data, path)
 
 
 def check_simulated(sites: list[str], job_text: str) -> list[SiteReport]:

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from tasks.contract import Arrays
 
-LEDGER = "epsilon-ledger"
+PRIVACY_BUDGET = "epsilon-ledger"
 """What private training has spent, in a site's memory: no failed round undoes it."""
 
 

@@ -21,7 +21,7 @@ from flwr.clientapp.typing import ClientAppCallable
 from fl_client.egress import audit
 from fl_client.egress.secagg_guard import check_masked, is_masked
 from fl_client.policy.site import SiteConfig
-from fl_client.runner import variable_size_model
+from fl_client.site_job import job_parts
 from fl_client.site_lookup import site_of
 from fl_common.errors import EgressError, FedleagueError, PolicyError, ReplyError
 from strategies.tree_replies import check_tree_reply
@@ -53,6 +53,7 @@ from strategies.wire.messages import (
 from strategies.wire.records import find_record, unpack_arrays
 from strategies.wire.refusal import Refusal, refusal
 from strategies.wire.secagg import MASKED, MASKED_SUM, SECAGG
+from tasks.trees.variable_size import VariableSizeModel
 
 log = logging.getLogger("fedleague.site")
 
@@ -177,8 +178,8 @@ def _check_growing(message: Message, sent: ArrayRecord, received: ArrayRecord) -
     """Let trees leave as text that is parsed to its last number; say whether these are trees."""
     if any(array.dtype != "uint8" or len(array.shape) != 1 for array in received.values()):
         return False
-    model = variable_size_model(str(config_of(message)[JOB]))
-    if model is None:
+    model = job_parts(str(config_of(message)[JOB])).model
+    if not isinstance(model, VariableSizeModel):
         return False
     try:
         check_tree_reply(sent, unpack_arrays(received, copy=False), model)

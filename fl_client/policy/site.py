@@ -64,7 +64,7 @@ class SiteConfig:
     source: DataSource
     policy: Policy = field(default_factory=Policy)
     audit: Path | None = None
-    ledger: Path | None = None
+    privacy_budget: Path | None = None
     memory: Path | None = None
     location: str | None = None
 
@@ -96,9 +96,9 @@ def read_site(path: Path) -> SiteConfig:
         raise ConfigError(f"{path}: expected keys name, data, policy; see `fl-client --help`")
     folder = path.resolve().parent
     site = site_from_mapping({"memory": "memory", **raw}, str(path), folder)
-    if site.policy.epsilon_budget is None or site.ledger is not None:
+    if site.policy.epsilon_budget is None or site.privacy_budget is not None:
         return site
-    return replace(site, ledger=folder / "epsilon.json")
+    return replace(site, privacy_budget=folder / "epsilon.json")
 
 
 def site_from_json(text: str) -> SiteConfig:
@@ -136,7 +136,9 @@ def site_from_mapping(raw: Mapping[str, Any], origin: str, folder: Path) -> Site
         source=_source(name, data, origin, folder),
         policy=Policy(**_values(Policy, _section(raw, "policy", origin), origin, "policy.")),
         audit=folder / _text(raw["audit"], origin, "audit") if raw.get("audit") else None,
-        ledger=folder / _text(raw["ledger"], origin, "ledger") if raw.get("ledger") else None,
+        privacy_budget=folder / _text(raw["ledger"], origin, "ledger")
+        if raw.get("ledger")
+        else None,
         memory=folder / _text(raw["memory"], origin, "memory") if raw.get("memory") else None,
         location=_text(raw["location"], origin, "location") if raw.get("location") else None,
     )

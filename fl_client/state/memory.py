@@ -21,17 +21,15 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from fl_client.policy.site import SiteConfig
 from fl_common.errors import DataError, FileWriteError
 from fl_common.files import PART, arrays_checksum, write_atomically
-from strategies.wire.job import Job
 from tasks.contract import Arrays
 
 MAX_RUNS = 8
 """Of how many runs the site keeps its memory."""
 
 Records = dict[str, Arrays]
-_SUFFIX, _LEDGER = ".safetensors", ".epsilon.json"
+_SUFFIX, _BUDGET = ".safetensors", ".epsilon.json"
 
 log = logging.getLogger("fedleague.site")
 
@@ -54,9 +52,9 @@ class RunMemory:
         self._stem = f"{self._site}-{_hashed(run, 24)}"
 
     @property
-    def ledger(self) -> Path:
+    def budget_file(self) -> Path:
         """Where what private training has spent in this run is written down: never rolled back."""
-        return self._folder / f"{self._stem}{_LEDGER}"
+        return self._folder / f"{self._stem}{_BUDGET}"
 
     def newest(self, before: int) -> tuple[int, Records] | None:
         """Return the newest state of a round before ``before``, and the number of that round.
@@ -128,14 +126,6 @@ class RunMemory:
         for stem in sorted(last, key=lambda stem: last[stem])[: max(len(last) - MAX_RUNS + 1, 0)]:
             for path in runs[stem]:
                 path.unlink(missing_ok=True)
-
-
-def memory_of(site: SiteConfig, job_text: str) -> RunMemory | None:
-    """Return the files of the job's run; None where the site, or the run, has none."""
-    run = str(Job.from_json(job_text).run)
-    if site.memory is None or not run:
-        return None
-    return RunMemory(site.memory, site.name, run)
 
 
 def make_private(folder: Path) -> None:

@@ -1,6 +1,6 @@
 """What private training has spent at this site, over all rounds and runs; the server has no say.
 
-The releases are kept in the site's ledger file (``ledger`` in ``site.yaml``), or, where it has
+The releases are kept in the site's own file (``privacy_budget`` in ``site.yaml``), or, where it has
 none, in a file of the run in its ``memory`` folder, or, where it has no files (a simulation), with
 what the site remembers of the run. They are written before the training they pay for.
 """
@@ -22,11 +22,11 @@ from fl_client.state.memory import make_private
 from fl_common.errors import PolicyError
 from fl_common.files import write_atomically
 from strategies.privacy.accounting import Release, epsilon_of
-from strategies.site_state import LEDGER, SiteState
+from strategies.site_state import PRIVACY_BUDGET, SiteState
 from tasks.contract import TrainConfig
 
 
-class Store(Protocol):
+class ReleaseStore(Protocol):
     """Where releases are kept."""
 
     def read(self) -> list[Release]:
@@ -42,7 +42,9 @@ class PrivacyBudget:
     def __init__(self, policy: Policy, path: Path | None, state: SiteState) -> None:
         self._policy = policy
         self._path = path
-        self._store: Store = FileStore(path) if path is not None else StateStore(state)
+        self._releases: ReleaseStore = (
+            ReleaseFile(path) if path is not None else ReleaseState(state)
+        )
 
     def spend(self, config: TrainConfig, num_examples: int) -> None:
         """Write down one training, or refuse it.
@@ -62,21 +64,21 @@ class PrivacyBudget:
             return
         rate, steps = _schedule(config, num_examples)
         with _alone(self._path):
-            releases = _added(self._store.read(), (config.dp.noise_multiplier, rate, steps))
+            releases = _added(self._releases.read(), (config.dp.noise_multiplier, rate, steps))
             spent = epsilon_of(releases, self._policy.epsilon_delta)
             if budget is not None and not spent <= budget:
                 raise PolicyError(
                     f"policy.epsilon_budget is {budget:g}, this training would bring the spent "
                     f"epsilon to {spent:.4g} (delta {self._policy.epsilon_delta:g})"
                 )
-            self._store.write(releases)
+            self._releases.write(releases)
 
     def spent(self, delta: float) -> float:
         """Return the epsilon of all trainings so far."""
-        return epsilon_of(self._store.read(), delta)
+        return epsilon_of(self._releases.read(), delta)
 
 
-class FileStore:
+class ReleaseFile:
     """A JSON file, replaced atomically."""
 
     def __init__(self, path: Path) -> None:
@@ -96,7 +98,7 @@ class FileStore:
         except FileNotFoundError:
             return []
         except (OSError, ValueError, TypeError, KeyError) as error:
-            raise PolicyError(f"{self._path}: the ledger cannot be read: {error}") from error
+            raise PolicyError(f"{self._path}: what was spent cannot be read: {error}") from error
 
     def write(self, releases: list[Release]) -> None:
         """Replace the file, on disk before this returns."""
@@ -104,7 +106,7 @@ class FileStore:
         write_atomically(self._path, text.encode(), private=True)
 
 
-class StateStore:
+class ReleaseState:
     """The site's memory of the run, as an array of shape (releases, 3)."""
 
     def __init__(self, state: SiteState) -> None:
@@ -112,13 +114,13 @@ class StateStore:
 
     def read(self) -> list[Release]:
         """Return all releases."""
-        known = self._state.get(LEDGER)
+        known = self._state.get(PRIVACY_BUDGET)
         rows = known["releases"] if known is not None else np.zeros((0, 3))
         return [(float(z), float(q), int(count)) for z, q, count in rows]
 
     def write(self, releases: list[Release]) -> None:
         """Keep all releases."""
-        self._state.put(LEDGER, {"releases": np.array(releases, dtype=np.float64)})
+        self._state.put(PRIVACY_BUDGET, {"releases": np.array(releases, dtype=np.float64)})
 
 
 def _schedule(config: TrainConfig, num_examples: int) -> tuple[float, int]:

@@ -8,8 +8,7 @@ from typing import Protocol
 import numpy as np
 from flwr.app import ArrayRecord, Context
 
-from fl_client.policy.site import SiteConfig
-from fl_client.state.memory import Records, RunMemory, memory_of
+from fl_client.state.memory import Records, RunMemory
 from strategies.site_state import SiteState
 from strategies.wire.records import find_record, pack_arrays, unpack_arrays
 from tasks.contract import Arrays
@@ -22,13 +21,15 @@ class RoundState(SiteState, Protocol):
         """Make lasting what round ``number`` has put."""
 
 
-def open_state(context: Context, site: SiteConfig, job_text: str, *, before: int) -> RoundState:
-    """Return what the site remembers of the job's run from the rounds before ``before``.
+def open_state(context: Context, memory: RunMemory | None, *, before: int) -> RoundState:
+    """Return what the site remembers of a run from the rounds before ``before``.
 
-    A simulated site has no files, and neither has a site whose ``memory`` is null: it remembers
-    as long as its process.
+    Parameters
+    ----------
+    memory : RunMemory or None
+        The run's files. A simulated site has none, and neither has one whose ``memory`` is null:
+        it remembers as long as its process.
     """
-    memory = memory_of(site, job_text)
     return ContextState(context) if memory is None else FileState(memory, before)
 
 

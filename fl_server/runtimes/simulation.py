@@ -19,7 +19,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from fl_common.errors import ConfigError
 from fl_server.runtimes.simulated_sites import simulated_site
-from strategies.site_state import LEDGER
+from strategies.site_state import PRIVACY_BUDGET
 from strategies.snapshot import SEPARATOR
 from strategies.wire.records import pack_arrays, unpack_arrays
 from tasks.contract import Arrays
@@ -126,9 +126,9 @@ class InProcessGrid(Grid):
         for node_id, records in self._before.items():
             if node_id not in nodes:
                 state = self._contexts[node_id].state
-                for name in set(state) - records.keys() - {LEDGER}:
+                for name in set(state) - records.keys() - {PRIVACY_BUDGET}:
                     del state[name]
-                for name in records.keys() - {LEDGER}:
+                for name in records.keys() - {PRIVACY_BUDGET}:
                     state[name] = records[name]
         self._before.clear()
 

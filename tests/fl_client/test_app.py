@@ -8,7 +8,7 @@ import math
 import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
 
-from fl_client import runner
+from fl_client import runner, site_job
 from strategies.local import LocalResult
 from strategies.wire.messages import (
     ARRAYS,
@@ -273,10 +273,10 @@ def test_corrected_file_is_read_anew(site, csv_sites):
 
 
 def test_server_that_asks_for_many_splits_does_not_fill_the_memory(site):
-    before = len(runner._readings)
+    before = len(site_job._readings)
     for seed in range(20):
         site.fit(split_seed=seed)
-    assert len(runner._readings) <= before + 1
+    assert len(site_job._readings) <= before + 1
 
 
 def test_site_can_pin_its_split(make_site):

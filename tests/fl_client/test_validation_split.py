@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from fl_client import runner
 from fl_client.policy.site import read_site
+from fl_client.site_job import SiteJob
 from strategies.wire.messages import DESCRIBE, EVALUATE, STATS, EvaluateReply, SiteReply, request
 from strategies.wire.refusal import Refusal
 from tasks.contract import ModelSpec
@@ -36,7 +36,7 @@ def test_site_says_how_many_rows_choose_and_evaluates_on_exactly_these(make_site
     assert reply.num_examples == 12
     job, _ = site.fitted_job()
     task = load_task(site.job["task"], site.job["schema"])
-    data = runner.open_data(read_site(site.path), job)
+    data = SiteJob.open(read_site(site.path), job).data
     model = task.build(ModelSpec("linear"), json.loads(job)["fitted"], 0)
     expected = task.evaluate(model, data, "validation")
     assert reply.stats.keys() == expected.keys()
@@ -111,7 +111,7 @@ def test_a_subgroup_that_is_small_among_these_rows_does_not_leave(make_site, csv
 def test_validation_and_holdout_add_up_to_one_holdout_of_both(make_site, csv_sites):
     """Exactly: no summand of the one depends on the rows of the other."""
     site = make_site({"holdout_fraction": 0.2, "validation_fraction": 0.25})
-    data = runner.open_data(read_site(site.path), site.job_text())
+    data = SiteJob.open(read_site(site.path), site.job_text()).data
     both = np.concatenate([data.validation.target, data.holdout.target])
     confusion = Stats.total(stats_of(evaluated(site, s)) for s in ("validation", "holdout"))
     matrix = confusion["overall/confusion"]
@@ -122,7 +122,7 @@ def test_preprocessing_is_fitted_without_the_rows_that_choose(make_site):
     """Their values leave in no other exchange than the evaluation."""
     site = make_site(QUARTER)
     task = load_task(site.job["task"], site.job["schema"])
-    data = runner.open_data(read_site(site.path), site.job_text())
+    data = SiteJob.open(read_site(site.path), site.job_text()).data
     stats = site.fit().content[STATS]
     fitted = task.fit(data, 5)
     data.validation.numeric[:] = 1e9

@@ -156,12 +156,12 @@ def test_oldest_runs_of_the_site_are_forgotten(memory, tmp_path):
     for age, run in enumerate(runs):
         for number in (1, 2):
             run.write(number, state(number), number)
-        run.ledger.write_text("{}")
+        run.budget_file.write_text("{}")
         for path in folder.glob(f"{run._stem}*"):
             os.utime(path, (100 + age, 100 + age))
     runs[-1].write(3, state(3), 3)
     assert [run.newest(9) is not None for run in runs] == [False] * 3 + [True] * MAX_RUNS
-    assert [run.ledger.exists() for run in runs] == [False] * 3 + [True] * MAX_RUNS
+    assert [run.budget_file.exists() for run in runs] == [False] * 3 + [True] * MAX_RUNS
     assert RunMemory(folder, "other", "run").newest(9) is not None
     assert (folder / "notes.txt").exists()
 

@@ -6,8 +6,8 @@ import os
 
 import pytest
 
-from fl_client import runner
 from fl_client.policy.site import site_from_mapping
+from fl_client.site_job import SiteJob
 from fl_server.commands.usecases import job_of
 from tasks.sites.file_version import file_version
 from tests.tasks.image_classification.conftest import Site
@@ -57,8 +57,8 @@ def test_resident_client_reads_a_changed_folder_again(folder, tmp_path):
     site = site_from_mapping(raw, "site.yaml", tmp_path)
     classes = "usecase.classes=[disc,ring,cross]"
     job = job_of("image_classification", [classes, "model=simple_cnn"]).to_json()
-    first = runner.open_data(site, job)
-    assert runner.open_data(site, job) is first
+    first = SiteJob.open(site, job).data
+    assert SiteJob.open(site, job).data is first
     remove(folder)
-    second = runner.open_data(site, job)
+    second = SiteJob.open(site, job).data
     assert second.num_train + second.num_holdout == first.num_train + first.num_holdout - 1
