@@ -228,7 +228,7 @@ def _located(kind: Any, loc: Place, above: Place) -> tuple[str, tuple[Any, Seque
             continue
         model = members[0] if members else None
         if isinstance(step, int) and (names := list(_fields(model))):
-            step = names[step] if step < len(names) else str(step)  # a positional argument
+            step = names[step] if 0 <= step < len(names) else str(step)  # a positional argument
         annotation, bounds = _inner(model, step)
         keys.append(step)
     dotted = ""

@@ -24,12 +24,12 @@ from strategies.wire.records import unpack_arrays
 
 
 class AdaptiveStep(FedOpt):
-    """Goes in front of one of Flower's halves, with our ``FedAvg`` behind it.
+    """Goes in front of one of Flower's strategies, with our ``FedAvg`` behind it.
 
     Parameters
     ----------
     **kwargs
-        Of Flower's half: ``eta`` > 0, ``tau`` > 0, ``beta_1`` and ``beta_2`` in [0, 1) ...
+        Of Flower's strategy: ``eta`` > 0, ``tau`` > 0, ``beta_1`` and ``beta_2`` in [0, 1) ...
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -44,8 +44,8 @@ class AdaptiveStep(FedOpt):
     ) -> Iterable[Message]:
         """Set v_{-1} = tau^2 before the first round, then ask the sampled sites to train.
 
-        The algorithm asks for v_{-1} >= tau^2; Flower's halves start from 0, where a weight whose
-        first pseudo-gradient is tiny is moved by eta d / (|d| + tau) instead of at most
+        The algorithm asks for v_{-1} >= tau^2; Flower's strategies start from 0, where a weight
+        whose first pseudo-gradient is tiny is moved by eta d / (|d| + tau) instead of at most
         eta d / (2 tau).
         """
         if self.v_t is None:

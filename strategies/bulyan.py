@@ -1,4 +1,4 @@
-"""Bulyan, both halves.
+"""Bulyan, both updates.
 
 El Mhamdi, Guerraoui, Rouault: "The Hidden Vulnerability of Distributed Learning in Byzantium",
 ICML 2018 (arXiv:1802.07927), section 4, with Krum as its rule::
@@ -6,7 +6,7 @@ ICML 2018 (arXiv:1802.07927), section 4, with Krum as its rule::
     S <- {};  theta = n - 2f times: move Krum's choice among the remaining models to S
     w[j] <- mean of the beta = theta - 2f values of S closest to their median,    n >= 4f + 3
 
-Flower's half takes the theta best scores of one pass instead of choosing again among the rest,
+Flower's strategy takes the theta best scores of one pass instead of choosing again among the rest,
 and returns no model, silently, from too few replies.
 """
 

@@ -1,4 +1,4 @@
-"""Cyclic weight transfer, both halves.
+"""Cyclic weight transfer, both updates.
 
 Chang, Balachandar, Lam, Yi, Brown, Beers, Rosen, Rubin, Kalpathy-Cramer: "Distributed deep
 learning networks among institutions for medical imaging", JAMIA 25(8), 2018::
@@ -24,7 +24,7 @@ __all__ = ["CyclicWeightTransfer", "local_update"]
 
 
 class CyclicWeightTransfer(FedAvg):
-    """Server half: hands the model to the next site."""
+    """Server update: hands the model to the next site."""
 
     requirements = Requirements(own_weights=True, in_turn=True)
 

@@ -1,4 +1,4 @@
-"""Ditto: a personal model beside the global one, both halves.
+"""Ditto: a personal model beside the global one, both updates.
 
 Li, Hu, Beirami, Smith: "Ditto: Fair and Robust Federated Learning Through Personalization", ICML
 2021 (arXiv:2012.04221), Algorithm 1::
@@ -22,7 +22,7 @@ LAMBDA, OWN = "ditto-lambda", "ditto"
 
 
 class Ditto(FedAvg):
-    """Server half: FedAvg; no more bytes than it, twice its local training.
+    """Server update: FedAvg; no more bytes than it, twice its local training.
 
     Parameters
     ----------

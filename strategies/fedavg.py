@@ -1,4 +1,4 @@
-"""Federated averaging, both halves, and the hooks that other strategies fill.
+"""Federated averaging, both updates, and the hooks that other strategies fill.
 
 McMahan, Moore, Ramage, Hampson, Agüera y Arcas: "Communication-Efficient Learning of Deep
 Networks from Decentralized Data", AISTATS 2017 (arXiv:1602.05629), Algorithm 1::

@@ -1,4 +1,4 @@
-"""Federated averaging with server momentum, both halves.
+"""Federated averaging with server momentum, both updates.
 
 Hsu, Qi, Brown: "Measuring the Effects of Non-Identical Data Distribution for Federated Visual
 Classification", 2019 (arXiv:1909.06335), section 4.3::

@@ -1,4 +1,4 @@
-"""FedBN: normalisation layers stay at the site, both halves.
+"""FedBN: normalisation layers stay at the site, both updates.
 
 Li, Jiang, Zhang, Kamp, Dou: "FedBN: Federated Learning on Non-IID Features via Local Batch
 Normalization", ICLR 2021 (arXiv:2102.07623), Algorithm 1::
@@ -22,7 +22,7 @@ local_update = train_keeping_layers
 
 
 class FedBN(FedAvg):
-    """Server half: FedAvg; the normalisation layers of its model keep their initial values.
+    """Server update: FedAvg; the normalisation layers of its model keep their initial values.
 
     Parameters
     ----------

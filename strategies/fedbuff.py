@@ -1,4 +1,4 @@
-"""FedBuff: buffered rounds with staleness weights, both halves.
+"""FedBuff: buffered rounds with staleness weights, both updates.
 
 Nguyen, Malik, Zhan, Yousefpour, Rabbat, Malek, Huba: "Federated Learning with Buffered
 Asynchronous Aggregation", AISTATS 2022 (arXiv:2106.06639), Algorithm 1::
@@ -35,7 +35,7 @@ __all__ = ["FedBuff", "local_update"]
 
 
 class FedBuff(FedAvg):
-    """Server half; holds one model for each version that a site still trains on.
+    """Server update; holds one model for each version that a site still trains on.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""FedDyn, both halves.
+"""FedDyn, both updates.
 
 Acar, Zhao, Matas Navarro, Mattina, Whatmough, Saligrama: "Federated Learning Based on Dynamic
 Regularization", ICLR 2021 (arXiv:2111.04263), Algorithm 1::
@@ -28,7 +28,7 @@ ALPHA, GRADIENT = "feddyn-alpha", "feddyn"
 
 
 class FedDyn(FedAvg):
-    """Server half; no more bytes than FedAvg.
+    """Server update; no more bytes than FedAvg.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""FedLC: logits calibrated by each site's own class counts, both halves.
+"""FedLC: logits calibrated by each site's own class counts, both updates.
 
 Zhang, Li, Li, Zhou, Wu, Liu, Wu: "Federated Learning with Label Distribution Skew via Logits
 Calibration", ICML 2022 (arXiv:2209.00189), eq. 6::
@@ -27,7 +27,7 @@ TAU = "fedlc-tau"
 
 
 class FedLC(FedAvg):
-    """Server half: FedAvg.
+    """Server update: FedAvg.
 
     Parameters
     ----------

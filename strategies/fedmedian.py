@@ -1,4 +1,4 @@
-"""Coordinate-wise median, both halves.
+"""Coordinate-wise median, both updates.
 
 Yin, Chen, Ramchandran, Bartlett: "Byzantine-Robust Distributed Learning: Towards Optimal
 Statistical Rates", ICML 2018 (arXiv:1803.01498), Algorithm 1, option I::

@@ -1,4 +1,4 @@
-"""FedNova, both halves.
+"""FedNova, both updates.
 
 Wang, Liu, Liang, Joshi, Poor: "Tackling the Objective Inconsistency Problem in Heterogeneous
 Federated Optimization", NeurIPS 2020 (arXiv:2007.07481), eq. 8 and section 4::
@@ -29,7 +29,7 @@ __all__ = ["FedNova", "local_update"]
 
 
 class FedNova(FedAvg):
-    """Server half; the client update is plain local SGD, whose number of steps is in each reply.
+    """Server update; the client update is plain local SGD, whose number of steps is in each reply.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""FedPer: a shared base and a personal head, both halves.
+"""FedPer: a shared base and a personal head, both updates.
 
 Arivazhagan, Aggarwal, Singh, Choudhary: "Federated Learning with Personalization Layers", 2019
 (arXiv:1912.00818), Algorithms 1 and 2::
@@ -22,7 +22,7 @@ local_update = train_keeping_layers
 
 
 class FedPer(FedAvg):
-    """Server half: FedAvg over the base; the head of its model keeps its initial values.
+    """Server update: FedAvg over the base; the head of its model keeps its initial values.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""FedProx, both halves.
+"""FedProx, both updates.
 
 Li, Sahu, Zaheer, Sanjabi, Talwalkar, Smith: "Federated Optimization in Heterogeneous Networks",
 MLSys 2020 (arXiv:1812.06127), eq. 2::

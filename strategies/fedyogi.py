@@ -1,4 +1,4 @@
-"""FedYogi, both halves.
+"""FedYogi, both updates.
 
 Reddi et al.: "Adaptive Federated Optimization", ICLR 2021 (arXiv:2003.00295), Algorithm 2
 (shared lines in ``strategies.adaptive``)::

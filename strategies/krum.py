@@ -1,4 +1,4 @@
-"""Krum and Multi-Krum, both halves.
+"""Krum and Multi-Krum, both updates.
 
 Blanchard, El Mhamdi, Guerraoui, Stainer: "Machine Learning with Adversaries: Byzantine Tolerant
 Gradient Descent", NeurIPS 2017 (arXiv:1703.02757), section 4::
@@ -6,7 +6,7 @@ Gradient Descent", NeurIPS 2017 (arXiv:1703.02757), section 4::
     s(k) = sum of squared distances from w_k to its n - f - 2 nearest others,    n >= 2f + 3
     Krum: w <- w_k of the smallest s;    Multi-Krum: w <- mean of the m smallest
 
-Against Flower's halves: distances in float64 around the mean (``strategies.robust``), a model is
+Against Flower's: distances in float64 around the mean (``strategies.robust``), a model is
 never its own neighbour, n >= 2f + 3 is checked, and Multi-Krum averages evenly as in the paper
 (Flower weighs by the number of examples that a site claims).
 """

@@ -1,4 +1,4 @@
-"""q-FedAvg, both halves.
+"""q-FedAvg, both updates.
 
 Li, Sanjabi, Beirami, Smith: "Fair Resource Allocation in Federated Learning", ICLR 2020
 (arXiv:1905.10497), Algorithm 2::
@@ -31,7 +31,7 @@ from strategies.wire.records import pack_arrays, record_of, unpack_arrays
 from tasks.contract import Arrays
 
 SMALLEST_LOSS = 1e-10
-"""Keeps F^(q-1) finite, as Flower's half does."""
+"""Keeps F^(q-1) finite, as Flower's strategy does."""
 
 
 class QFedAvg(flower.QFedAvg):

@@ -69,7 +69,7 @@ def client_update(name: str, custom_code: bool = False) -> ClientUpdate:
 def personaliser(name: str, custom_code: bool = False) -> Personalise | None:
     """Return ``personalise(arrays, state)`` of a client update's module, if it offers one.
 
-    None also where the half may not run here: a site that never trained has no model of its own.
+    None also where the update may not run here: a site that never trained has no own model.
     """
     try:
         module = importlib.import_module(_path(name, custom_code).partition(":")[0])

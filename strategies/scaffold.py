@@ -1,4 +1,4 @@
-"""SCAFFOLD, both halves.
+"""SCAFFOLD, both updates.
 
 Karimireddy, Kale, Mohri, Reddi, Stich, Suresh: "SCAFFOLD: Stochastic Controlled Averaging for
 Federated Learning", ICML 2020 (arXiv:1910.06378), Algorithm 1 with option II::
@@ -27,7 +27,7 @@ VARIATE = "scaffold"
 
 
 class Scaffold(FedAvg):
-    """Server half; twice the bytes of FedAvg in both directions.
+    """Server update; twice the bytes of FedAvg in both directions.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Coordinate-wise trimmed mean, both halves.
+"""Coordinate-wise trimmed mean, both updates.
 
 Yin, Chen, Ramchandran, Bartlett: "Byzantine-Robust Distributed Learning: Towards Optimal
 Statistical Rates", ICML 2018 (arXiv:1803.01498), Definition 2 and Algorithm 1, option II::

@@ -1,4 +1,4 @@
-"""Federated XGBoost by bagging, both halves.
+"""Federated XGBoost by bagging, both updates.
 
 Flower's ``FedXgbBagging`` (its documentation's "Quickstart XGBoost"): every site grows trees on
 the booster it received and sends the new ones only, which the server appends::
@@ -34,7 +34,7 @@ KEY = "0"
 
 
 class XgbBagging(flower.FedXgbBagging):
-    """Server half: appends the new trees in the order of the nodes, however they arrive.
+    """Server update: appends the new trees in the order of the nodes, however they arrive.
 
     Flower's own takes one tree of a reply and books it for class 0; this one takes all of them,
     each for its class.

@@ -1,4 +1,4 @@
-"""Federated XGBoost in turn, both halves.
+"""Federated XGBoost in turn, both updates.
 
 Flower's ``FedXgbCyclic`` (its documentation's "Quickstart XGBoost"): one site a round grows trees
 on the booster it received and hands the whole of it on::
@@ -22,7 +22,7 @@ __all__ = ["XgbCyclic", "local_update"]
 
 
 class XgbCyclic(flower.FedXgbCyclic):
-    """Server half: visits the sites in the order of their names, also after a resumption.
+    """Server update: visits the sites in the order of their names, also after a resumption.
 
     Flower's own remembers the order in which it first saw the nodes, which no checkpoint holds.
     """

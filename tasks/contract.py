@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol, runtime_checkable
+from typing import Annotated, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,6 +84,8 @@ class DataSource:
     on_invalid : {"refuse", "drop"} or None
         What a bad picture or label does; ``None`` takes the use case's.
     """
+
+    renamed: ClassVar[Mapping[str, str]] = {"on_bad": "on_invalid"}
 
     name: Text
     train: Text

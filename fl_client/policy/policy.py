@@ -2,33 +2,39 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from typing import Annotated
+
+from pydantic import Field, Strict
 
 from fl_common.errors import PolicyError
 from fl_common.plugins import find_plugin, same_package
+from fl_common.validation import Count, Flag, Fraction, Positive, Text, checked
 from strategies.wire.job import Job
 from tasks.contract import TrainConfig
 
+Names = tuple[Text, ...]
 
-@dataclass(frozen=True)
+
+@checked("policy")
 class Policy:
     """What the site allows; nothing that a server sends can widen it."""
 
-    min_rows: int = 5
-    min_group_size: int = 5
-    min_subgroup_rows: int = 5
-    tasks: tuple[str, ...] | None = None
-    models: tuple[str, ...] | None = None
-    strategies: tuple[str, ...] | None = None
-    weights_may_leave: bool = True
-    custom_code: bool = False
-    plugins: tuple[str, ...] = ()
-    max_local_epochs: int = 100
-    max_local_steps: int = 100_000
-    epsilon_budget: float | None = None
-    epsilon_delta: float = 1e-5
-    secure_aggregation: bool = False
-    secagg_min_sites: int = 3
+    min_rows: Count = 5
+    min_group_size: Count = 5
+    min_subgroup_rows: Count = 5
+    tasks: Names | None = None
+    models: Names | None = None
+    strategies: Names | None = None
+    weights_may_leave: Flag = True
+    custom_code: Flag = False
+    plugins: Names = ()
+    max_local_epochs: Count = 100
+    max_local_steps: Count = 100_000
+    epsilon_budget: Positive | None = None
+    epsilon_delta: Fraction = 1e-5
+    secure_aggregation: Flag = False
+    secagg_min_sites: Annotated[int, Strict(), Field(ge=3)] = 3
 
     def check(self, job: Job) -> None:
         """Refuse a job that asks for more than the site allows.
@@ -107,8 +113,9 @@ class Policy:
 
 def used_names(job: Job) -> list[tuple[str, str]]:
     """Return every name of a job that a plugin may add, with its group."""
-    extra = job.schema.get("extra_metrics") or {}
-    targets = [str(asked.get("_target_")) for asked in extra.values()]
+    extra = job.schema.get("extra_metrics")
+    asked = extra.values() if isinstance(extra, Mapping) else ()
+    targets = [str(metric.get("_target_")) for metric in asked if isinstance(metric, Mapping)]
     return [
         ("tasks", job.task),
         ("models", job.model.name),

@@ -28,7 +28,7 @@
       secure_aggregation: false    # true: results leave only masked, as part of a sum
       secagg_min_sites: 3          # of at least this many sites
     audit: null                    # audit.jsonl: append-only log of everything asked and sent
-    ledger: null                   # what was spent of the budget; null: epsilon.json, beside this
+    privacy_budget: null           # what was spent of it; null: epsilon.json, beside this
     memory: memory                 # folder of what strategies remember here; null: no files
     location: null                 # where the site is, for its own records
 
@@ -38,23 +38,36 @@ Every key but ``name`` and ``data.train`` may be left out; shown are the values 
 from __future__ import annotations
 
 import json
-import math
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
-from difflib import get_close_matches
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
 from fl_client.policy.policy import Policy
 from fl_common.errors import ConfigError
+from fl_common.validation import FrozenModel, Text, keys_of, validated
 from tasks.contract import HOLDOUT, TRAIN, VALIDATION, DataSource, Partition
 
 FILES = (TRAIN, VALIDATION, HOLDOUT)
 """Keys of ``data`` that name a file or a folder."""
+
+
+class SiteFile(FrozenModel):
+    """The keys of ``site.yaml``."""
+
+    renamed: ClassVar[Mapping[str, str]] = {"ledger": "privacy_budget"}
+
+    name: Text
+    data: DataSource
+    policy: Policy
+    audit: Text | None = None
+    privacy_budget: Text | None = None
+    memory: Text | None = None
+    location: Text | None = None
 
 
 @dataclass(frozen=True)
@@ -123,148 +136,52 @@ def site_from_mapping(raw: Mapping[str, Any], origin: str, folder: Path) -> Site
     Raises
     ------
     ConfigError
-        On a missing or unknown key, naming ``origin`` and the key.
+        On a missing, unknown or wrong key, naming ``origin`` and the key.
     """
-    _known(raw, {"name", "data", "policy", "audit", "ledger", "memory", "location"}, origin, "")
-    name = raw.get("name")
-    if not isinstance(name, str) or not name.strip():
-        raise ConfigError(f"{origin}: key 'name' is missing or no text; write name: my_site")
-    data = _section(raw, "data", origin)
-    if not isinstance(data.get("train"), str) or not data["train"].strip():
-        raise ConfigError(f"{origin}: key 'data.train' is missing; write the path of a CSV file")
+    file = validated(SiteFile, _plain(raw, origin), origin)
+    located: dict[str, Any] = {
+        key: _located(path, folder) for key in FILES if (path := getattr(file.data, key))
+    }
     return SiteConfig(
-        source=_source(name, data, origin, folder),
-        policy=Policy(**_values(Policy, _section(raw, "policy", origin), origin, "policy.")),
-        audit=folder / _text(raw["audit"], origin, "audit") if raw.get("audit") else None,
-        privacy_budget=folder / _text(raw["ledger"], origin, "ledger")
-        if raw.get("ledger")
-        else None,
-        memory=folder / _text(raw["memory"], origin, "memory") if raw.get("memory") else None,
-        location=_text(raw["location"], origin, "location") if raw.get("location") else None,
+        source=replace(file.data, **located),
+        policy=file.policy,
+        audit=folder / file.audit if file.audit else None,
+        privacy_budget=folder / file.privacy_budget if file.privacy_budget else None,
+        memory=folder / file.memory if file.memory else None,
+        location=file.location,
     )
 
 
-def _source(name: str, data: dict[str, Any], origin: str, folder: Path) -> DataSource:
-    _known(data, {f.name for f in fields(DataSource)} - {"name"}, origin, "data.")
-    partition = _section(data, "partition", origin, "data.")
-    given = _values(
-        DataSource, {k: v for k, v in data.items() if k != "partition"}, origin, "data."
-    )
-    given |= {k: _located(given[k], folder) for k in FILES if given.get(k)}
-    if partition:
-        for key in ("kind", "num_sites", "index"):
-            if partition.get(key) is None:
-                raise ConfigError(f"{origin}: key 'data.partition.{key}' is missing")
-        found = _values(Partition, partition, origin, "data.partition.")
-        given["partition"] = Partition(**found)
-    return DataSource(name=name, **given)
+def _plain(raw: Mapping[str, Any], origin: str) -> dict[str, Any]:
+    """Bring the keys into the form of ``SiteFile``: null means the default, data has the name."""
+    given = dict(raw)
+    data = _without_nulls(DataSource, {} if given.get("data") is None else given["data"])
+    if isinstance(data, dict):
+        if "name" in data:
+            known = sorted({*keys_of(DataSource)} - {"name"})
+            raise ConfigError(
+                f"{origin}: unknown key 'data.name'; the name stands above data; known: {known}"
+            )
+        # A wrong name is told once, as ``name``.
+        named = isinstance(given.get("name"), str) and given["name"].strip()
+        data["name"] = given["name"] if named else "site"
+        if data.get("partition"):
+            data["partition"] = _without_nulls(Partition, data["partition"])
+        elif data.get("partition") == {}:
+            del data["partition"]
+    given["data"] = data
+    policy = given.get("policy")
+    given["policy"] = {} if policy is None else _without_nulls(Policy, policy)
+    return given
 
 
-def _section(raw: Mapping[str, Any], key: str, origin: str, prefix: str = "") -> dict[str, Any]:
-    """Return a nested mapping; empty where it is absent."""
-    section = raw.get(key)
-    if section is None:
-        return {}
+def _without_nulls(kind: type[Any], section: Any) -> Any:
+    """Drop the keys whose value is null; an unknown key stays, to be told."""
     if not isinstance(section, Mapping):
-        raise ConfigError(f"{origin}: '{prefix}{key}' is {section!r}; expected keys below it")
-    return dict(section)
-
-
-def _values(kind: type[Any], raw: Mapping[str, Any], origin: str, prefix: str) -> dict[str, Any]:
-    """Check every value against what its key may hold; null means the default."""
-    _known(raw, {f.name for f in fields(kind)}, origin, prefix)
-    checked = {}
-    for key, value in raw.items():
-        if value is not None:
-            checked[key] = _CHECKS[key](value, origin, f"{prefix}{key}")
-    return checked
-
-
-def _whole(least: int) -> Callable[[Any, str, str], int]:
-    def check(value: Any, origin: str, key: str) -> int:
-        if type(value) is not int or value < least:
-            raise ConfigError(f"{origin}: {key} is {value!r}; expected a whole number from {least}")
-        return value
-
-    return check
-
-
-def _flag(value: Any, origin: str, key: str) -> bool:
-    if not isinstance(value, bool):
-        raise ConfigError(f"{origin}: {key} is {value!r}; expected true or false")
-    return value
-
-
-def _text(value: Any, origin: str, key: str) -> str:
-    if not isinstance(value, str) or not value.strip() or "\0" in value:
-        raise ConfigError(f"{origin}: {key} is {value!r}; expected a text")
-    return value
-
-
-def _names(value: Any, origin: str, key: str) -> tuple[str, ...]:
-    if not isinstance(value, list | tuple) or not all(isinstance(v, str) for v in value):
-        raise ConfigError(f"{origin}: {key} is {value!r}; expected a list of names, as [a, b]")
-    return tuple(value)
-
-
-def _share(value: Any, origin: str, key: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
-        raise ConfigError(f"{origin}: {key} is {value!r}; it must be between 0 and 1")
-    return float(value)
-
-
-def _positive(value: Any, origin: str, key: str) -> float:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not 0 < value < math.inf:
-        raise ConfigError(f"{origin}: {key} is {value!r}; expected a number above 0")
-    return float(value)
-
-
-def _bad(value: Any, origin: str, key: str) -> str:
-    if value not in ("refuse", "drop"):
-        raise ConfigError(f"{origin}: {key} is {value!r}; expected refuse or drop")
-    return str(value)
-
-
-_CHECKS: dict[str, Callable[[Any, str, str], Any]] = {
-    "train": _text,
-    "holdout": _text,
-    "holdout_fraction": _share,
-    "validation": _text,
-    "validation_fraction": _share,
-    "split_seed": _whole(0),
-    "on_invalid": _bad,
-    "kind": _text,
-    "num_sites": _whole(1),
-    "index": _whole(0),
-    "seed": _whole(0),
-    "alpha": _positive,
-    "column": _text,
-    "min_rows": _whole(1),
-    "min_group_size": _whole(1),
-    "min_subgroup_rows": _whole(1),
-    "tasks": _names,
-    "models": _names,
-    "strategies": _names,
-    "weights_may_leave": _flag,
-    "custom_code": _flag,
-    "plugins": _names,
-    "max_local_epochs": _whole(1),
-    "max_local_steps": _whole(1),
-    "epsilon_budget": _positive,
-    "epsilon_delta": _share,
-    "secure_aggregation": _flag,
-    "secagg_min_sites": _whole(3),
-}
+        return section
+    known = keys_of(kind)
+    return {k: v for k, v in section.items() if v is not None or k not in known}
 
 
 def _located(path: str, folder: Path) -> str:
     return path if path.startswith("dataset:") else str(folder / path)
-
-
-def _known(raw: Mapping[str, Any], allowed: set[str], origin: str, prefix: str) -> None:
-    for key in raw:
-        if key not in allowed:
-            near = get_close_matches(str(key), allowed, n=1)
-            hint = f"did you mean '{prefix}{near[0]}'?" if near else f"known: {sorted(allowed)}"
-            raise ConfigError(f"{origin}: unknown key '{prefix}{key}'; {hint}")

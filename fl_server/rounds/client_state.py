@@ -2,7 +2,7 @@
 
 A site changes its memory when it trains (SCAFFOLD's c_i, FedDyn's gradient, what top-k left out). A
 reply that was refused, came too late or belongs to a round that failed never reached the model: the
-site must go on from the memory that it had before, or both halves stay out of step for good.
+site must go on from the memory that it had before, or both sides stay out of step for good.
 """
 
 from __future__ import annotations

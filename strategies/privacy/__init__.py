@@ -1,1 +1,1 @@
-"""Central and local differential privacy, and secure aggregation: the maths and the wire halves."""
+"""Central and local differential privacy, and secure aggregation: the maths and what travels."""

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, field
 from functools import lru_cache
-from typing import Any
+from typing import Annotated, Literal
+
+from pydantic import JsonValue, Strict
 
 from fl_common.errors import ConfigError, ReplyError
+from fl_common.validation import Flag, Text, checked, validated
 from strategies.wire.compression import Compression
 from tasks.contract import ModelSpec, TrainConfig
 
+Seed = Annotated[int, Strict()]
+Name = Annotated[str, Strict()]
 PROTOCOL = 1
 
 
-@dataclass(frozen=True)
+@checked("job")
 class Job:
     """Everything a site needs to know of a run; the same string in every message of it.
 
@@ -37,18 +42,18 @@ class Job:
         Under which name the sites remember the run; a resumed run has the name that it had.
     """
 
-    task: str
-    schema: Mapping[str, Any]
+    task: Text
+    schema: Mapping[str, JsonValue]
     model: ModelSpec
     train: TrainConfig
-    strategy: str = "fedavg"
-    seed: int = 0
-    split_seed: int = 0
-    fitted: Mapping[str, Any] | None = None
+    strategy: Name = "fedavg"
+    seed: Seed = 0
+    split_seed: Seed = 0
+    fitted: Mapping[str, JsonValue] | None = None
     communication: Compression = field(default_factory=Compression)
-    secagg: bool = False
-    run: str = ""
-    protocol: int = PROTOCOL
+    secagg: Flag = False
+    run: Name = ""
+    protocol: Literal[1] = 1
 
     def to_json(self) -> str:
         """Serialise; floats keep every bit."""
@@ -70,14 +75,10 @@ class Job:
 def _parse_job(text: str) -> Job:
     try:
         raw = json.loads(text)
+        if not isinstance(raw, dict):
+            raise ValueError("no JSON object")
         if raw.get("protocol") != PROTOCOL:
             raise ReplyError(f"job has protocol {raw.get('protocol')!r}, this side has {PROTOCOL}")
-        known = {f.name for f in fields(Job)}
-        if unknown := set(raw) - known:
-            raise ReplyError(f"job has unknown keys {sorted(unknown)}")
-        raw["model"] = ModelSpec(**raw["model"])
-        raw["train"] = TrainConfig(**raw["train"])
-        raw["communication"] = Compression(**raw.get("communication") or {})
-        return Job(**raw)
-    except (ValueError, TypeError, KeyError, AttributeError, ConfigError) as error:
-        raise ReplyError(f"job cannot be read: {error}") from error
+        return validated(Job, raw, prefix="job")
+    except (ValueError, RecursionError, ConfigError) as error:
+        raise ReplyError(f"job cannot be read: {error}") from None

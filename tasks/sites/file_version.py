@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from tasks.sites.folders import PICTURE_SUFFIXES, walk
 
 COUNTED = PICTURE_SUFFIXES | {".txt", ".xml", ".yaml", ".yml", ".names"}
-"""Endings of pictures and labels; a site's audit log and ledger may lie beside them."""
+"""Endings of pictures and labels; a site's audit log and what it spent may lie beside them."""
 
 
 def file_version(name: str | None) -> object:

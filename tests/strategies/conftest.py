@@ -1,4 +1,4 @@
-"""The quadratic federation: convex, exact, and driven through the real client and server halves."""
+"""The quadratic federation: convex, exact, and driven through the real updates of both sides."""
 
 from __future__ import annotations
 

@@ -146,7 +146,14 @@ WRONG = {
     "policy.custom_code": ["no", 1, "yes"],
     "policy.max_local_epochs": ["x", 0, 1.5, True, float("inf")],
     "policy.max_local_steps": ["x", 0, 1.5, True],
+    "policy.plugins": ["a", 5, [5]],
+    "policy.epsilon_budget": ["x", 0, -1, True, float("inf"), float("nan")],
+    "policy.epsilon_delta": [0, 1, "x", True],
+    "policy.secure_aggregation": ["no", 1],
+    "policy.secagg_min_sites": [2, "x", True, 3.5],
     "audit": [5, ["a"], {"a": 1}, True],
+    "privacy_budget": [5, ["a"], {"a": 1}, True],
+    "memory": [5, ["a"], {"a": 1}, True],
     "location": [5, ["a"]],
 }
 
@@ -156,6 +163,31 @@ def test_wrong_value_is_refused_and_named(key, value):
     with pytest.raises(ConfigError, match=r"site\.yaml: ") as caught:
         read(with_(key, value))
     assert key.rpartition(".")[2] in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "value"),
+    [
+        ("ledger", "privacy_budget", "epsilon.json"),
+        ("data.on_bad", "on_invalid", "drop"),
+    ],
+)
+def test_old_key_is_told_its_new_name(old, new, value):
+    with pytest.raises(ConfigError, match=rf"^site\.yaml: key '{old}' was renamed to '{new}'$"):
+        read(with_(old, value))
+
+
+def test_unknown_key_without_a_value_is_refused_too():
+    """Null means the default only of a key that exists."""
+    for key in ("policy.min_row", "data.trian", "data.partition.indx"):
+        with pytest.raises(ConfigError, match=f"unknown key '{key}'"):
+            read(with_(key, None))
+
+
+def test_wrong_name_is_told_once():
+    with pytest.raises(ConfigError) as caught:
+        read(with_("name", 5))
+    assert str(caught.value) == "site.yaml: name must be a text, got 5"
 
 
 ODD = st.recursive(

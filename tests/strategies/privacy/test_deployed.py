@@ -71,7 +71,7 @@ def test_budget_is_kept_in_a_file_over_runs(federation):
     assert [site["status"] for site in trained] == ["ok", "ok", "failed", "failed"]
     assert trained[1]["epsilon"] == pytest.approx(budget, abs=1e-5)
     assert "policy" in trained[2]["reason"]
-    ledger = json.loads((federation.folder / "a/epsilon.json").read_text())
-    assert ledger["releases"] == [[4.0, 16 / 450, 1160]]
+    spent = json.loads((federation.folder / "a/epsilon.json").read_text())
+    assert spent["releases"] == [[4.0, 16 / 450, 1160]]
     why = [line["why"] for line in audited(federation, "a") if line.get("decision") == "refused"]
     assert all("epsilon_budget" in reason for reason in why)

@@ -168,7 +168,7 @@ CONFIG = TrainConfig(batch_size=10, local_epochs=1, dp=DpSgd(1.0, 1.0, 1e-5))
 
 
 @pytest.mark.parametrize("kept", ["file", "memory"])
-def test_ledger_refuses_what_exceeds_the_budget(tmp_path, kept):
+def test_budget_refuses_what_exceeds_the_budget(tmp_path, kept):
     path = tmp_path / "epsilon.json" if kept == "file" else None
     memory = Memory()
     budget = epsilon_of([(1.0, 0.1, 30)], 1e-5) + 1e-6
@@ -202,26 +202,26 @@ def test_server_cannot_widen_the_budget_by_delta_or_noise():
         {"dp": unchecked(DpSgd(1.0, 1.0, 1e-5), noise_multiplier="1")},
     ],
 )
-def test_ledger_refuses_numbers_that_would_falsify_it(odd):
+def test_budget_refuses_numbers_that_would_falsify_it(odd):
     memory = Memory()
     with pytest.raises(PolicyError):
         PrivacyBudget(Policy(epsilon_budget=1e9), None, memory).spend(unchecked(CONFIG, **odd), 100)
     assert not memory
 
 
-def test_damaged_ledger_stops_the_spending(tmp_path):
+def test_damaged_budget_file_stops_the_spending(tmp_path):
     path = tmp_path / "epsilon.json"
     path.write_text('{"releases": [[1.0')
     with pytest.raises(PolicyError, match="cannot be read"):
         PrivacyBudget(Policy(epsilon_budget=3.0), path, Memory()).spend(CONFIG, 100)
 
 
-def test_real_site_with_a_budget_has_a_ledger_file(tmp_path):
+def test_real_site_with_a_budget_has_a_budget_file(tmp_path):
     path = tmp_path / "site.yaml"
     path.write_text("name: a\ndata: {train: a.csv}\npolicy: {epsilon_budget: 2}\n")
-    assert read_site(path).ledger == tmp_path.resolve() / "epsilon.json"
+    assert read_site(path).privacy_budget == tmp_path.resolve() / "epsilon.json"
     path.write_text("name: a\ndata: {train: a.csv}\n")
-    assert read_site(path).ledger is None
+    assert read_site(path).privacy_budget is None
 
 
 def with_policy(config, **policy):

@@ -40,7 +40,7 @@ def test_change_below_a_folder_is_noticed(folder, change):
     assert file_version(str(folder)) != before
 
 
-def test_log_and_ledger_beside_the_pictures_are_no_change(folder):
+def test_log_and_budget_beside_the_pictures_are_no_change(folder):
     before = file_version(str(folder))
     for name in ("audit.jsonl", "epsilon.json", ".epsilon.json.partial"):
         (folder / name).write_text("{}")
