@@ -16,10 +16,11 @@ from tasks.images.checks import (
     one_of,
     read_classes,
     read_normalisation,
+    require_known,
     text,
 )
 from tasks.images.issues import POLICIES
-from tasks.images.pixels import FITS, Geometry
+from tasks.images.pixels import RESIZES, Geometry
 from tasks.images.read import MAX_PIXELS, MOST_PIXELS
 
 MAX_SIZE = 2048
@@ -47,7 +48,7 @@ class ImageSchema:
         Side of the square that a model sees.
     channels : {1, 3}
         Grey, or red, green and blue.
-    fit : {"pad", "crop", "stretch"}
+    resize : {"pad", "crop", "stretch"}
         How a picture that is not square becomes one.
     mean, std : tuple of float or None
         Of values from 0 to 1; None: of all sites' training pixels, pooled.
@@ -67,7 +68,7 @@ class ImageSchema:
     classes: tuple[str, ...]
     image_size: int = 64
     channels: int = 3
-    fit: str = "pad"
+    resize: str = "pad"
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     augment: tuple[Augmentation, ...] = ()
@@ -89,9 +90,7 @@ class ImageSchema:
             If a key is unknown or missing, or a value does not fit.
         """
         known = [f.name for f in fields(cls) if f.name not in ("mean", "std")] + ["normalise"]
-        for key in schema:
-            if key not in known:
-                raise ConfigError(f"usecase schema has no key '{key}'{suggest(str(key), known)}")
+        require_known(schema, known)
         given = {key: value for key, value in schema.items() if value is not None}
         classes = read_classes(given.pop("classes", None))
         rule, groups = given.pop("normalise", POOLED), given.pop("subgroups", {})
@@ -106,7 +105,7 @@ class ImageSchema:
     @property
     def geometry(self) -> Geometry:
         """The picture that a model sees."""
-        return Geometry(self.image_size, self.channels, self.fit)
+        return Geometry(self.image_size, self.channels, self.resize)
 
     @cached_property
     def class_index(self) -> dict[str, int]:
@@ -140,7 +139,7 @@ def _subgroup(name: str, rule: Any, classes: tuple[str, ...]) -> Subgroup:
 _CHECKS = {
     "image_size": number(4, MAX_SIZE, whole=True),
     "channels": one_of(1, 3),
-    "fit": one_of(*FITS),
+    "resize": one_of(*RESIZES),
     "id_column": text,
     "label_column": text,
     "images_key": text,

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fl_common.errors import ConfigError
-from fl_common.words import canonical
-from tasks.images.pixels import IMAGENET
+from fl_common.words import canonical, suggest
+from tasks.images.pixels import IMAGENET, RESIZES
 
 POOLED, NONE = "pooled", "none"
+_RESIZE_BEFORE: dict[str, dict[Any, str]] = {
+    "fit": {},
+    "letterbox": {True: "pad", False: "stretch"},
+}
+"""Former names of ``resize``, and what their values are called now."""
 Numbers = tuple[float, ...] | None
-Check = Callable[[str, Any], None]
+ValueCheck = Callable[[str, Any], None]
 """(key, value); raises ConfigError naming the key and what it may be."""
 
 
-def number(low: float, high: float, *, whole: bool) -> Check:
+def number(low: float, high: float, *, whole: bool) -> ValueCheck:
     """Accept numbers from ``low`` to ``high``."""
 
     def check(key: str, value: Any) -> None:
@@ -26,7 +31,7 @@ def number(low: float, high: float, *, whole: bool) -> Check:
     return check
 
 
-def one_of(*options: Any) -> Check:
+def one_of(*options: Any) -> ValueCheck:
     """Accept one of a few values."""
 
     def check(key: str, value: Any) -> None:
@@ -40,6 +45,22 @@ def text(key: str, value: Any) -> None:
     """Accept a text that is not empty."""
     if not isinstance(value, str) or not value:
         raise ConfigError(f"{key} is {value!r}; expected a text")
+
+
+def require_known(schema: Mapping[str, Any], known: Sequence[str]) -> None:
+    """Refuse a key that an image use case has not, and one that it had by another name.
+
+    Raises
+    ------
+    ConfigError
+        Naming the key that is near, or the new name and value.
+    """
+    for key, value in schema.items():
+        if key in _RESIZE_BEFORE:
+            new = _RESIZE_BEFORE[key].get(value, value if value in RESIZES else RESIZES[0])
+            raise ConfigError(f"usecase.{key} was renamed to resize; write usecase.resize={new}")
+        if key not in known:
+            raise ConfigError(f"usecase schema has no key '{key}'{suggest(str(key), known)}")
 
 
 def read_classes(value: Any, least: int = 2) -> tuple[str, ...]:

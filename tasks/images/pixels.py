@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 
 from tasks.stats import Stats
 
-FITS = ("pad", "crop", "stretch")
+RESIZES = ("pad", "crop", "stretch")
 MODES = {1: "L", 3: "RGB"}
 IMAGENET: tuple[tuple[float, ...], tuple[float, ...]] = (
     (0.485, 0.456, 0.406),
@@ -30,14 +30,14 @@ class Geometry:
     size : int, pixels
         Side of the square.
     channels : {1, 3}
-    fit : {"pad", "crop", "stretch"}
+    resize : {"pad", "crop", "stretch"}
         How a picture that is not square becomes one: with black borders, from its middle, or out
         of shape.
     """
 
     size: int
     channels: int
-    fit: str = "pad"
+    resize: str = "pad"
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -57,9 +57,9 @@ class Geometry:
         target = (self.size, self.size)
         if picture.size == target:
             return picture
-        if self.fit == "crop":
+        if self.resize == "crop":
             return ImageOps.fit(picture, target, method)
-        if self.fit == "pad" and picture.width != picture.height:
+        if self.resize == "pad" and picture.width != picture.height:
             width, height = self.inner(picture.width, picture.height)
             canvas = Image.new(picture.mode, target, border if mask else 0)
             place = ((self.size - width) // 2, (self.size - height) // 2)

@@ -51,7 +51,7 @@ class Preprocess:
     def __init__(self, fitted: Fitted, *, masks: bool = False) -> None:
         self.classes: list[str] = list(fitted["classes"])
         self.class_counts: list[int] = list(fitted["class_counts"])
-        self.geometry = Geometry(fitted["image_size"], fitted["channels"], fitted["fit"])
+        self.geometry = Geometry(fitted["image_size"], fitted["channels"], fitted["resize"])
         self.normalise = Normaliser(fitted["mean"], fitted["std"])
         self.augment = Augment(
             parse_augmentations(fitted["augment"]), self.geometry.shape, masks=masks
@@ -82,7 +82,7 @@ def fitted_values(
         "class_counts": counts,
         "image_size": schema.geometry.size,
         "channels": channels,
-        "fit": schema.geometry.fit,
+        "resize": schema.geometry.resize,
         "mean": mean,
         "std": std,
         "augment": plain(schema.augment),

@@ -116,7 +116,7 @@ class DetectionModel(ExchangedWeights):
 
     def boxed(self, picture: Image.Image) -> Square:
         """Return a picture in mode RGB as the model sees it."""
-        return boxed(picture, self.schema.image_size, keep_ratio=self.schema.letterbox)
+        return boxed(picture, self.schema.image_size, keep_ratio=self.schema.keeps_ratio)
 
     def detect(self, squares: Sequence[Square]) -> list[Detections]:
         """Return what the model finds in each square, in the pixels of its picture."""

@@ -7,8 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from fl_common.errors import ConfigError
-from fl_common.words import suggest
-from tasks.images.checks import number
+from tasks.images.checks import number, one_of, require_known
 from tasks.images.issues import POLICIES
 from tasks.images.read import MAX_PIXELS
 
@@ -25,8 +24,8 @@ class DetectionSchema:
         Further names in the sites' files and the class that they mean; None: ignore the object.
     image_size : int, pixels
         Side of the square that a model sees.
-    letterbox : bool
-        Keep the aspect ratio and pad; otherwise stretch.
+    resize : {"pad", "stretch"}
+        How a picture that is not square becomes one.
     score_threshold : float, in [0, 1]
         Least score of a detection for precision, recall, F1, mean overlap and predictions.
     nms_iou : float, in (0, 1]
@@ -42,7 +41,7 @@ class DetectionSchema:
     classes: tuple[str, ...]
     class_aliases: tuple[tuple[str, str | None], ...] = ()
     image_size: int = 320
-    letterbox: bool = True
+    resize: str = "pad"
     score_threshold: float = 0.25
     nms_iou: float = 0.6
     max_detections: int = 100
@@ -59,15 +58,18 @@ class DetectionSchema:
             If a key is unknown or missing, or a value does not fit.
         """
         known = [field.name for field in fields(cls)]
-        for key in schema:
-            if key not in known:
-                raise ConfigError(f"usecase schema has no key '{key}'{suggest(str(key), known)}")
+        require_known(schema, known)
         given = {key: value for key, value in schema.items() if value is not None}
         classes = _classes(given.pop("classes", None))
         aliases = _aliases(given.pop("class_aliases", {}), classes)
         for key, value in given.items():
             _CHECKS[key](f"usecase.{key}", value)
         return cls(classes, aliases, **given)
+
+    @property
+    def keeps_ratio(self) -> bool:
+        """Whether a picture keeps its aspect ratio."""
+        return self.resize == "pad"
 
     @property
     def class_index(self) -> dict[str, int | None]:
@@ -98,20 +100,12 @@ def _aliases(value: Any, classes: tuple[str, ...]) -> tuple[tuple[str, str | Non
     return tuple((str(name), target) for name, target in value.items())
 
 
-def _one_of(*options: Any) -> Any:
-    def check(key: str, value: Any) -> None:
-        if value not in options:
-            raise ConfigError(f"{key} is {value!r}; expected {' or '.join(map(str, options))}")
-
-    return check
-
-
 _CHECKS = {
     "image_size": number(32, 4096, whole=True),
-    "letterbox": _one_of(True, False),
+    "resize": one_of("pad", "stretch"),
     "score_threshold": number(0, 1, whole=False),
     "nms_iou": number(0.01, 1, whole=False),
     "max_detections": number(1, 300, whole=True),
-    "on_invalid": _one_of(*POLICIES),
+    "on_invalid": one_of(*POLICIES),
     "max_pixels": number(1, MAX_PIXELS * 16, whole=True),
 }

@@ -41,7 +41,7 @@ def train_detector(
     check_training(config)
     schema, network = model.schema, model.network
     rng = np.random.default_rng(child_seed(seed, "pictures"))
-    loader = Loader(items, schema.image_size, model.augment, rng, keep_ratio=schema.letterbox)
+    loader = Loader(items, schema.image_size, model.augment, rng, keep_ratio=schema.keeps_ratio)
 
     def batch_loss(index: torch.Tensor) -> torch.Tensor:
         images, targets = loader.batch(index.tolist())

@@ -42,7 +42,7 @@ class MaskLoader(PixelLoader):
     """Masks in the size that a model sees, shape (b, 1, h, w); borders are without a label."""
 
     def __init__(self, scenes: Sequence[Scene], geometry: Geometry) -> None:
-        super().__init__([], Geometry(geometry.size, 1, geometry.fit), len(scenes))
+        super().__init__([], Geometry(geometry.size, 1, geometry.resize), len(scenes))
         self._scenes = scenes
 
     def _decode(self, index: int) -> NDArray[np.uint8]:

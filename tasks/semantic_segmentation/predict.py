@@ -58,7 +58,7 @@ def restored(logits: torch.Tensor, geometry: Geometry, size: tuple[int, int]) ->
         Of the picture; the square's borders, if it has any, are cut off.
     """
     width, height = size
-    if geometry.fit == "pad":
+    if geometry.resize == "pad":
         inner_width, inner_height = geometry.inner(width, height)
         left, top = (geometry.size - inner_width) // 2, (geometry.size - inner_height) // 2
         logits = logits[:, top : top + inner_height, left : left + inner_width]

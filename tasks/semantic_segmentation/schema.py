@@ -7,9 +7,15 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from fl_common.errors import ConfigError
-from fl_common.words import suggest
 from tasks.images.augment import IGNORED, Augmentation, parse_augmentations
-from tasks.images.checks import POOLED, number, one_of, read_classes, read_normalisation
+from tasks.images.checks import (
+    POOLED,
+    number,
+    one_of,
+    read_classes,
+    read_normalisation,
+    require_known,
+)
 from tasks.images.issues import POLICIES
 from tasks.images.pixels import Geometry
 from tasks.images.read import MAX_PIXELS, MOST_PIXELS
@@ -35,7 +41,7 @@ class SegmentationSchema:
     image_size : int, pixels
         Side of the square that a model sees; masks are scored in their own size.
     channels : {1, 3}
-    fit : {"pad", "stretch"}
+    resize : {"pad", "stretch"}
     mean, std : tuple of float or None
         Of values from 0 to 1; None: of all sites' training pixels, pooled.
     augment : tuple of (name, arguments)
@@ -53,7 +59,7 @@ class SegmentationSchema:
     ignore: Values = (IGNORED,)
     image_size: int = 128
     channels: int = 3
-    fit: str = "pad"
+    resize: str = "pad"
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     augment: tuple[Augmentation, ...] = ()
@@ -71,9 +77,7 @@ class SegmentationSchema:
             If a key is unknown or missing, or a value does not fit.
         """
         known = [f.name for f in fields(cls) if f.name not in ("mean", "std")] + ["normalise"]
-        for key in schema:
-            if key not in known:
-                raise ConfigError(f"usecase schema has no key '{key}'{suggest(str(key), known)}")
+        require_known(schema, known)
         given = {key: value for key, value in schema.items() if value is not None}
         classes = read_classes(given.pop("classes", None))
         if len(classes) > MAX_CLASSES:
@@ -98,7 +102,7 @@ class SegmentationSchema:
     @property
     def geometry(self) -> Geometry:
         """The picture that a model sees."""
-        return Geometry(self.image_size, self.channels, self.fit)
+        return Geometry(self.image_size, self.channels, self.resize)
 
     @property
     def coloured(self) -> bool:
@@ -149,7 +153,7 @@ def _parsed(key: str, given: list[Any]) -> Values:
 _CHECKS = {
     "image_size": number(8, 2048, whole=True),
     "channels": one_of(1, 3),
-    "fit": one_of("pad", "stretch"),
+    "resize": one_of("pad", "stretch"),
     "boundary_tolerance": number(0, MAX_TOLERANCE, whole=True),
     "on_invalid": one_of(*POLICIES),
     "max_pixels": number(1, MOST_PIXELS, whole=True),

@@ -154,7 +154,7 @@ ARCHITECTURES = ("resnet18", "mobilenet_v3_small", "efficientnet_b0", "vit_b_32"
 def test_torchvision_models_take_the_use_cases_classes_and_channels(
     schema_values, site, name, channels
 ):
-    values = schema_values | {"image_size": 32, "channels": channels, "fit": "stretch"}
+    values = schema_values | {"image_size": 32, "channels": channels, "resize": "stretch"}
     task = load_task("image_classification", values)
     (data,), _, model = opened(task, site.npz(), spec=ModelSpec(name))
     arrays = model.arrays()
@@ -232,7 +232,7 @@ def test_weights_files_are_checked_before_any_site_is_asked(task, tmp_path):
             task.check(spec, TrainConfig())
         # a site builds without the organiser's file
     fitted = {"classes": ["a", "b"], "class_counts": [1, 1], "image_size": 8, "channels": 1}
-    fitted |= {"fit": "pad", "mean": [0.0], "std": [1.0], "augment": []}
+    fitted |= {"resize": "pad", "mean": [0.0], "std": [1.0], "augment": []}
     task.build(ModelSpec("simple_cnn", {"weights": "/absent.pt"}), fitted, 0)
 
 

@@ -286,7 +286,7 @@ def test_whole_numbers_name_classes_by_place_only_if_they_name_none(tmp_path):
         ({"classes": ["1", "1.0"]}, "names a class twice"),
         ({"image_size": 2}, "image_size is 2"),
         ({"channels": 2}, "channels is 2; expected 1 or 3"),
-        ({"fit": "squash"}, "expected pad or crop or stretch"),
+        ({"resize": "squash"}, "expected pad or crop or stretch"),
         ({"normalise": {"mean": [0.5], "std": [0.5, 0.5, 0.5]}}, "expected 3 numbers each"),
         ({"normalise": {"mean": 0.5, "std": 0}}, "std above 0"),
         ({"normalise": "zscore"}, "expected pooled"),
@@ -311,12 +311,12 @@ def test_an_augmentation_must_keep_the_pictures_size(schema_values):
         task.check(ModelSpec("simple_cnn"), TrainConfig())
 
 
-@pytest.mark.parametrize("fit", ["pad", "crop", "stretch"])
-def test_pictures_that_are_not_square_are_fitted(fit):
+@pytest.mark.parametrize("resize", ["pad", "crop", "stretch"])
+def test_pictures_that_are_not_square_are_fitted(resize):
     picture = Image.new("RGB", (20, 10), (200, 200, 200))
-    pixels = Geometry(10, 1, fit).pixels(picture)
+    pixels = Geometry(10, 1, resize).pixels(picture)
     assert pixels.shape == (1, 10, 10)
-    assert (pixels == 200).mean() == (0.5 if fit == "pad" else 1.0)
+    assert (pixels == 200).mean() == (0.5 if resize == "pad" else 1.0)
 
 
 def _noise(index):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -186,7 +187,7 @@ def test_ten_thousand_pictures_stream(monkeypatch, live):
 
     def record(index):
         reference = crowd.GeneratedImage("crowd", index, 320, 320, crowd.draw_scene)
-        return crowd.replace(template, image=reference)
+        return replace(template, image=reference)
 
     monkeypatch.setattr(crowd, "scene_record", record)
     schema = DetectionSchema.from_mapping({"classes": list(crowd.CLASSES)})
@@ -271,7 +272,7 @@ def test_holdout_fraction_is_checked(fraction, site, schema):
         ({"score_threshold": 2}, "expected 0 to 1"),
         ({"nms_iou": 0}, "nms_iou is 0"),
         ({"max_detections": 0}, "max_detections"),
-        ({"letterbox": "maybe"}, "True or False"),
+        ({"resize": "crop"}, "expected pad or stretch"),
         ({"on_invalid": "skip"}, "refuse or drop"),
     ],
 )

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from fl_common.errors import ConfigError, DataError
 from tasks.contract import DataSource, Partition
@@ -91,22 +91,39 @@ def test_scene_is_the_same_every_time_and_unlike_its_neighbour():
 @pytest.mark.parametrize("name", crowd.CLASSES)
 @pytest.mark.parametrize("angle", [0.0, 0.4, 1.2, 2.5, 4.0])
 def test_box_is_the_outline_of_the_drawn_figure(name, angle):
-    from tasks.datasets.crowd_shapes import KINDS, outline_box, sprite
+    figure = crowd.Figure(name, 160.0, 160.0, angle, 1.0)
+    large = Image.new("RGB", (640, 640))
+    crowd.draw_figure(ImageDraw.Draw(large), figure, np.random.default_rng(0))
+    drawn = np.array(large.convert("L").point(lambda v: 255 * (v > 0)).getbbox()) / 2
+    np.testing.assert_allclose(drawn, figure.box, atol=1.0)
+    box = np.array(figure.box)
+    assert np.prod(drawn[2:] - drawn[:2]) / np.prod(box[2:] - box[:2]) > 0.7
 
-    kind = KINDS[name]
-    image = sprite(name, kind.length, kind.width, angle, np.random.default_rng(0))
-    drawn = np.array(image.getchannel("A").point(lambda a: 255 * (a > 100)).getbbox())
-    drawn = drawn - [image.width / 2, image.height / 2] * 2
-    expected = np.array(outline_box(name, kind.length, kind.width, angle))
-    np.testing.assert_allclose(drawn, expected, atol=2.5)
-    assert np.prod(drawn[2:] - drawn[:2]) / np.prod(expected[2:] - expected[:2]) > 0.7
+
+def test_figures_are_of_several_sizes_and_some_scenes_hold_none():
+    scenes = [crowd.layout(index) for index in range(200)]
+    lengths = [f.box[2] - f.box[0] for s in scenes for f in s.figures if f.name == "pedestrian"]
+    assert max(lengths) > 1.8 * min(lengths)
+    assert 2 <= sum(not scene.figures for scene in scenes) <= 20
+    assert any(not crowd.scene_record(index).names for index in range(200))
+
+
+def test_trees_hide_figures_in_part_but_never_their_middle():
+    hidden = 0
+    for index in range(60):
+        scene = crowd.layout(index)
+        for figure in scene.figures:
+            for x, y, radius in scene.trees:
+                assert np.hypot(figure.x - x, figure.y - y) >= radius
+                hidden += bool((np.hypot(*(figure.outline - (x, y)).T) < radius).any())
+    assert hidden > 30
 
 
 def test_figures_do_not_overlap():
     for index in range(40):
         figures = crowd.layout(index).figures
         for place, one in enumerate(figures):
-            assert not any(crowd._collide(one, two) for two in figures[place + 1 :])
+            assert not any(crowd.collide(one, two) for two in figures[place + 1 :])
 
 
 def test_scene_reference_travels_to_workers():

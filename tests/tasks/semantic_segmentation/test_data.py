@@ -178,7 +178,7 @@ def test_laboratories_are_natural_sites(make_schema):
         ({"values": {"ground": 0, "square": 1, "disc": 1}}, "the same value"),
         ({"values": {"ground": 0, "square": 1, "disc": [0, 0, 1]}}, "expected numbers"),
         ({"ignore": [[0, 0, 0]]}, "both be numbers or both colours"),
-        ({"fit": "crop"}, "expected pad or stretch"),
+        ({"resize": "crop"}, "expected pad or stretch"),
         ({"boundary_tolerance": -1}, "boundary_tolerance is -1"),
         ({"clases": 1}, "did you mean 'classes'"),
     ],
