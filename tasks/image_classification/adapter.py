@@ -23,6 +23,7 @@ from tasks.contract import (
     Model,
     ModelSpec,
     ScoreCard,
+    Scores,
     SiteData,
     TaskMetrics,
     TrainConfig,
@@ -41,6 +42,7 @@ from tasks.images.loader import PixelLoader
 from tasks.images.preprocess import fitted_values
 from tasks.images.weights import start_from_file
 from tasks.metrics import classification_stats, finalise_classification, task_metrics
+from tasks.metrics.extra import ExtraMetrics
 from tasks.networks.dp_sgd import train_privately
 from tasks.networks.losses import calibrated, classification_loss
 from tasks.networks.seeds import seeded
@@ -67,12 +69,13 @@ class ImageClassification:
     trains_privately = True
 
     def __init__(self, schema: Mapping[str, Any]) -> None:
-        self.schema = ImageSchema.from_mapping(schema)
+        self._extra, own = ExtraMetrics.split_from(schema)
+        self.schema = ImageSchema.from_mapping(own)
 
     @property
     def metrics(self) -> TaskMetrics:
         """What the task measures."""
-        return task_metrics("classification", self.schema.classes)
+        return self._extra.beside(task_metrics("classification", self.schema.classes))
 
     def check(self, spec: ModelSpec, config: TrainConfig) -> None:
         """Check model, weights file, optimiser and loss before any site is asked."""
@@ -155,28 +158,36 @@ class ImageClassification:
         part = site.split(split)
         scores = _probabilities(network, part.loader(network.preprocess.geometry))
         labels = part.labels
-        stats = classification_stats(labels, scores).under(OVERALL)
+        stats = self._row_stats(labels, scores).under(OVERALL)
         for name, member in site.members(split).items():
             if member.any():
-                members = classification_stats(labels[member], scores[member])
+                members = self._row_stats(labels[member], scores[member])
                 stats = stats.merge(members.under(f"{SUBGROUPS}/{name}"))
         return stats
 
     def empty_stats(self, model: Model) -> Stats:
         """Return all-zero summands of every scope that a reply may hold."""
         num_classes = len(self.schema.classes)
-        rows = classification_stats(np.zeros(0, np.int64), np.zeros((0, num_classes)))
+        rows = self._row_stats(np.zeros(0, np.int64), np.zeros((0, num_classes)))
         groups = (rows.under(f"{SUBGROUPS}/{group.name}") for group in self.schema.subgroups)
         return Stats.total([rows.under(OVERALL), *groups])
 
     def finalise(self, stats: Stats, fitted: Fitted) -> ScoreCard:
         """Turn pooled summands into scores; pure."""
         classes = fitted["classes"]
+
+        def scores(part: Stats) -> Scores:
+            return self._extra.scores(finalise_classification(part, classes), part)
+
         groups = {
-            group.name: finalise_classification(stats.below(f"{SUBGROUPS}/{group.name}"), classes)
+            group.name: scores(stats.below(f"{SUBGROUPS}/{group.name}"))
             for group in self.schema.subgroups
         }
-        return ScoreCard(finalise_classification(stats.below(OVERALL), classes), groups)
+        return ScoreCard(scores(stats.below(OVERALL)), groups)
+
+    def _row_stats(self, labels: NDArray[Any], scores: NDArray[Any]) -> Stats:
+        stats = classification_stats(labels, scores)
+        return stats.merge(self._extra.stats(labels, scores))
 
     def predict(self, model: Model, rows: Path) -> pd.DataFrame:
         """Predict a folder, a manifest, an ``.npz`` file or one picture; labels are not needed.

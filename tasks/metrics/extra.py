@@ -10,21 +10,24 @@ from __future__ import annotations
 import importlib
 import json
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fl_common.errors import ConfigError, DataError, ReplyError
-from tasks.contract import Scores
+from fl_common.plugins import find_plugin, plugin_names
+from fl_common.words import suggest
+from tasks.contract import DIRECTIONS, MetricInfo, Scores, TaskMetrics
 from tasks.metrics.metric_value import NO_ROWS, collect
 from tasks.stats import Stats
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
 
+KEY = "extra_metrics"
 PACKAGES = ("torchmetrics.classification", "torchmetrics.regression")
 """The only packages a metric may come from: they need no downloads and run no foreign code."""
 
@@ -38,15 +41,16 @@ class TorchmetricStats:
     name : str
         Name of the score; no ``/``.
     target : str
-        For instance ``torchmetrics.classification.MulticlassHingeLoss``.
+        For instance ``torchmetrics.classification.MulticlassHingeLoss``, or the name of an
+        installed plugin's (``fedleague.metrics``: a metric's class, or a function that makes one).
     kwargs : mapping of str to plain JSON values
         Constructor arguments.
 
     Raises
     ------
     ConfigError
-        If the class is not in `PACKAGES`, rejects its arguments, is multi-label, or has a state
-        that is a list or is not reduced by sum from zero.
+        If the class is neither in `PACKAGES` nor a plugin's, rejects its arguments, is
+        multi-label, or has a state that is a list or is not reduced by sum from zero.
     """
 
     name: str
@@ -62,19 +66,18 @@ class TorchmetricStats:
             raise ConfigError(f"extra metric '{self.name}': kwargs must be plain values") from error
         self.build()
 
+    @property
+    def direction(self) -> str | None:
+        """Which way is better, where the metric says so (``higher_is_better``)."""
+        higher = self.build().higher_is_better
+        return None if higher is None else "max" if higher else "min"
+
     def build(self) -> Metric:
         """Make a fresh metric in float64 and check every state."""
-        package, _, attribute = self.target.rpartition(".")
-        if package not in PACKAGES:
-            raise ConfigError(
-                f"extra metric '{self.name}': '{self.target}' is not in {' or '.join(PACKAGES)}"
-            )
         from torch import float64
         from torchmetrics import Metric
 
-        factory = getattr(importlib.import_module(package), attribute, None)
-        if not isinstance(factory, type) or not issubclass(factory, Metric):
-            raise ConfigError(f"extra metric '{self.name}': no metric '{self.target}'")
+        factory = self._factory()
         try:
             with warnings.catch_warnings():
                 # Metrics that buffer rows warn about memory; they are refused below.
@@ -82,9 +85,32 @@ class TorchmetricStats:
                 metric = factory(**self.kwargs)
         except (TypeError, ValueError, ModuleNotFoundError) as error:
             raise ConfigError(f"extra metric '{self.name}': {self.target}: {error}") from error
+        if not isinstance(metric, Metric):
+            raise ConfigError(
+                f"extra metric '{self.name}': '{self.target}' makes no torchmetrics.Metric"
+            )
         metric.set_dtype(float64)
         self._check_states(metric)
         return metric
+
+    def _factory(self) -> Callable[..., Any]:
+        """Return what makes the metric: a plugin's, or a class of torchmetrics."""
+        if (plugin := find_plugin("metrics", self.target)) is not None:
+            made: Callable[..., Any] = plugin.load()
+            return made
+        package, _, attribute = self.target.rpartition(".")
+        if package not in PACKAGES:
+            near = suggest(self.target, plugin_names("metrics")) if not package else ""
+            raise ConfigError(
+                f"extra metric '{self.name}': '{self.target}' is not in {' or '.join(PACKAGES)}, "
+                f"and no installed plugin adds it{near}"
+            )
+        from torchmetrics import Metric
+
+        factory = getattr(importlib.import_module(package), attribute, None)
+        if not isinstance(factory, type) or not issubclass(factory, Metric):
+            raise ConfigError(f"extra metric '{self.name}': no metric '{self.target}'")
+        return factory
 
     def _check_states(self, metric: Metric) -> None:
         from torch import Tensor
@@ -103,6 +129,94 @@ class TorchmetricStats:
                     "it may hold single rows' predictions, which must not leave a site. "
                     "Give binned arguments (thresholds=...) or choose another metric"
                 )
+
+
+@dataclass(frozen=True)
+class ExtraMetrics:
+    """A use case's ``extra_metrics``, beside the metrics of its task.
+
+    Parameters
+    ----------
+    specs : tuple of TorchmetricStats
+    directions : mapping of str to {"max", "min", "zero"}
+        Of the metrics whose direction is declared, or known to torchmetrics.
+    """
+
+    specs: tuple[TorchmetricStats, ...] = ()
+    directions: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def split_from(cls, schema: Mapping[str, Any]) -> tuple[ExtraMetrics, dict[str, Any]]:
+        """Read a schema's ``extra_metrics``; return it and the rest of the schema.
+
+        Each is ``name: {_target_: METRIC, direction: max, ...}``; ``direction`` may be left out
+        where torchmetrics knows it, and what else there is are the metric's arguments.
+
+        Raises
+        ------
+        ConfigError
+            If an entry is no such mapping, or its metric cannot be made or is no sum.
+        """
+        rest = {key: value for key, value in schema.items() if key != KEY}
+        asked = schema.get(KEY) or {}
+        if not isinstance(asked, Mapping):
+            raise ConfigError(f"usecase.{KEY} is {asked!r}; write {{name: {{_target_: METRIC}}}}")
+        specs, directions = [], {}
+        for name, given in asked.items():
+            if not isinstance(given, Mapping) or not isinstance(given.get("_target_"), str):
+                raise ConfigError(
+                    f"usecase.{KEY}.{name} is {given!r}; write {{_target_: "
+                    "torchmetrics.classification.MulticlassHingeLoss, num_classes: 3}"
+                )
+            kwargs = {k: v for k, v in given.items() if k not in ("_target_", "direction")}
+            spec = TorchmetricStats(str(name), given["_target_"], kwargs)
+            direction = given.get("direction") or spec.direction
+            if direction is not None and direction not in DIRECTIONS:
+                raise ConfigError(
+                    f"usecase.{KEY}.{name}.direction is {direction!r}; expected "
+                    f"{', '.join(DIRECTIONS)}"
+                )
+            specs.append(spec)
+            if direction is not None:
+                directions[spec.name] = str(direction)
+        return cls(tuple(specs), directions), rest
+
+    def beside(self, own: TaskMetrics) -> TaskMetrics:
+        """Return the task's metrics and these, which a run's table shows too.
+
+        Raises
+        ------
+        ConfigError
+            If a name is the task's already.
+        """
+        known = {info.name for info in own.infos}
+        for spec in self.specs:
+            if spec.name in known:
+                raise ConfigError(
+                    f"usecase.{KEY}.{spec.name}: the task has a metric of this name; choose another"
+                )
+        infos = tuple(
+            MetricInfo(spec.name, self.directions.get(spec.name), summary=spec.target)
+            for spec in self.specs
+        )
+        names = tuple(spec.name for spec in self.specs)
+        return replace(own, infos=(*own.infos, *infos), headline=(*own.headline, *names))
+
+    def stats(self, targets: NDArray[Any], outputs: NDArray[Any]) -> Stats:
+        """Return the summands of all of them on some rows."""
+        return Stats.total(extra_stats(spec, targets, outputs) for spec in self.specs)
+
+    def scores(self, own: Scores, stats: Stats) -> Scores:
+        """Finalise all of them once, beside the task's own scores."""
+        for spec in self.specs:
+            more = finalise_extra(spec, stats)
+            own = replace(
+                own,
+                values=own.values | more.values,
+                absent=own.absent | more.absent,
+                arrays=own.arrays | more.arrays,
+            )
+        return own
 
 
 def extra_stats(

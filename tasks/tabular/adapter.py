@@ -35,6 +35,7 @@ from tasks.metrics import (
     regression_stats,
     task_metrics,
 )
+from tasks.metrics.extra import ExtraMetrics
 from tasks.networks.losses import Loss, calibrated, classification_loss, regression_loss
 from tasks.networks.threads import small_operations
 from tasks.stats import Stats
@@ -84,13 +85,14 @@ class TabularTask(ABC):
         return self._is_classification
 
     def __init__(self, schema: Mapping[str, Any]) -> None:
-        self.schema = TabularSchema.from_mapping(schema, classification=self._is_classification)
+        self._extra, own = ExtraMetrics.split_from(schema)
+        self.schema = TabularSchema.from_mapping(own, classification=self._is_classification)
 
     @property
     def metrics(self) -> TaskMetrics:
         """What the task measures."""
         kind = "classification" if self._is_classification else "regression"
-        return task_metrics(kind, self.schema.classes)
+        return self._extra.beside(task_metrics(kind, self.schema.classes))
 
     def check(self, spec: ModelSpec, config: TrainConfig) -> None:
         """Check model, optimiser and loss before any site is asked."""
@@ -214,10 +216,12 @@ class TabularClassification(TabularTask):
         return classification_loss(config, model.encoder.class_counts)
 
     def _row_stats(self, model: Scorer, targets: NDArray[Any], raw: NDArray[Any]) -> Stats:
-        return classification_stats(targets, _softmax(raw))
+        probabilities = _softmax(raw)
+        stats = classification_stats(targets, probabilities)
+        return stats.merge(self._extra.stats(targets, probabilities))
 
     def _scores(self, stats: Stats, fitted: Fitted) -> Scores:
-        return finalise_classification(stats, fitted["classes"])
+        return self._extra.scores(finalise_classification(stats, fitted["classes"]), stats)
 
     def _predictions(self, model: Scorer, raw: NDArray[Any]) -> pd.DataFrame:
         probabilities = _softmax(raw)
@@ -238,11 +242,14 @@ class TabularRegression(TabularTask):
 
     def _row_stats(self, model: Scorer, targets: NDArray[Any], raw: NDArray[Any]) -> Stats:
         shift, scale = model.encoder.target_units
-        return regression_stats(targets, model.encoder.unscale(raw[:, 0]), scale=scale, shift=shift)
+        predictions = model.encoder.unscale(raw[:, 0])
+        stats = regression_stats(targets, predictions, scale=scale, shift=shift)
+        return stats.merge(self._extra.stats(targets, predictions))
 
     def _scores(self, stats: Stats, fitted: Fitted) -> Scores:
         target = fitted["target"]
-        return finalise_regression(stats, scale=target["scale"], shift=target["mean"])
+        scores = finalise_regression(stats, scale=target["scale"], shift=target["mean"])
+        return self._extra.scores(scores, stats)
 
     def _predictions(self, model: Scorer, raw: NDArray[Any]) -> pd.DataFrame:
         return pd.DataFrame({"prediction": model.encoder.unscale(raw[:, 0])})
