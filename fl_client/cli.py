@@ -16,8 +16,20 @@ from omegaconf.errors import OmegaConfBaseException
 from fl_common.cli_errors import explained, friendly_errors
 from fl_common.errors import ConfigError, FedleagueError
 from fl_common.logs import log_to_terminal, quieten
+from fl_common.validation import Count, Flag, FrozenModel, Positive, Text, keys_of, validated
 
-CLIENT_KEYS = ("site", "server", "ca", "key", "insecure", "max_wait_seconds", "threads")
+
+class ClientConfig(FrozenModel):
+    """What the command line of ``fl-client`` says (``conf/client.yaml``)."""
+
+    site: Text
+    server: Text
+    ca: Text | None = None
+    key: Text | None = None
+    insecure: Flag = False
+    max_wait_seconds: Positive | None = None
+    threads: Count | None = None
+
 
 _failures: list[FedleagueError] = []
 
@@ -34,23 +46,21 @@ def _run(config: DictConfig) -> None:
         _failures.append(ConfigError(f"{why}: fl-client site=site.yaml server=HOST:PORT"))
         return
     try:
-        _serve(raw)
+        _serve(validated(ClientConfig, raw))
     except FedleagueError as error:
         # Hydra announces whatever a job raises on stderr; ``main`` raises it instead.
         _failures.append(error)
 
 
-def _serve(raw: dict[str, Any]) -> None:
+def _serve(config: ClientConfig) -> None:
     from fl_client.app import app
     from fl_client.link.node import NodeConfig, run_node
     from fl_client.policy.site import read_site
+    from fl_client.site_lookup import SITE_FILE
     from tasks.networks.threads import limit_threads
 
-    threads, wait = _threads(raw["threads"]), _wait(raw["max_wait_seconds"])
-    if not isinstance(raw["insecure"], bool):
-        raise ConfigError(f"insecure must be true or false, got {raw['insecure']!r}")
-    limit_threads(threads)
-    path = Path(str(raw["site"])).resolve()
+    limit_threads(config.threads)
+    path = Path(config.site).resolve()
     site = read_site(path)
     for file in (site.source.train, site.source.validation, site.source.holdout):
         # Pictures are a folder, or a file that lists them.
@@ -60,36 +70,19 @@ def _serve(raw: dict[str, Any]) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     node = NodeConfig(
-        server=str(raw["server"]),
-        ca=_path(raw["ca"]),
-        insecure=raw["insecure"],
-        private_key=_path(raw["key"]),
-        max_wait_seconds=wait,
-        node_config={"site": str(path)},
+        server=config.server,
+        ca=Path(config.ca) if config.ca else None,
+        insecure=config.insecure,
+        private_key=Path(config.key) if config.key else None,
+        max_wait_seconds=config.max_wait_seconds,
+        node_config={SITE_FILE: str(path)},
     )
     _say(f"site '{site.name}': data and policy from {path}")
     run_node(node, app, stop=stop, say=_say)
 
 
-def _threads(value: Any) -> int | None:
-    if value is not None and (type(value) is not int or value < 1):
-        raise ConfigError(f"threads must be a whole number from 1, or null, got {value!r}")
-    return value
-
-
-def _wait(value: Any) -> float | None:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if value is not None and not (number and value > 0):
-        raise ConfigError(f"max_wait_seconds must be a number above 0, or null, got {value!r}")
-    return None if value is None else float(value)
-
-
 def _say(line: str) -> None:
     print(line, flush=True)
-
-
-def _path(value: Any) -> Path | None:
-    return Path(str(value)) if value else None
 
 
 def main() -> None:
@@ -103,7 +96,7 @@ def main() -> None:
         try:
             _run()
         except (HydraException, OmegaConfBaseException) as error:
-            raise explained(error, CLIENT_KEYS) from None
+            raise explained(error, keys_of(ClientConfig)) from None
         if _failures:
             raise _failures[0]
 

@@ -18,9 +18,9 @@ from flwr.app import Context
 
 from fl_client.policy.site import SiteConfig, read_site, site_from_json
 from fl_common.errors import ConfigError
-from strategies.simulated import simulated_sites_file
+from strategies.simulated import SITE_JSON, simulated_sites_file
 
-SITE_FILE, SITE_JSON, PARTITION = "site", "site-json", "partition-id"
+SITE_FILE, PARTITION = "site", "partition-id"
 
 
 def site_of(context: Context) -> SiteConfig:

@@ -1,7 +1,8 @@
-"""Where Flower's own simulation engine finds the sites of a run.
+"""How a simulation tells its client apps which site they stand for; real sites never ask here.
 
-Its client apps run in other processes and know only a partition id, so the server writes one
-JSON site a line before its first message. Real sites never read this file.
+Our own engine says it in the node's configuration (``SITE_JSON``). The client apps of Flower's run
+in other processes and know only a partition id, so the server writes one JSON site a line before
+its first message.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
+
+SITE_JSON = "site-json"
 
 
 def simulated_sites_file(run_id: int) -> Path:

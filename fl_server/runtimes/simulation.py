@@ -19,6 +19,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from fl_common.errors import ConfigError
 from fl_server.runtimes.simulated_sites import simulated_site
+from strategies.simulated import SITE_JSON
 from strategies.site_state import PRIVACY_BUDGET
 from strategies.snapshot import SEPARATOR
 from strategies.wire.records import pack_arrays, unpack_arrays
@@ -164,7 +165,7 @@ def _context(node_id: int, site: Mapping[str, Any]) -> Context:
     return Context(
         run_id=RUN_ID,
         node_id=node_id,
-        node_config={"site-json": simulated_site(site)},
+        node_config={SITE_JSON: simulated_site(site)},
         state=RecordDict(),
         run_config={},
     )

@@ -116,10 +116,10 @@ def superlink(config: LinkConfig) -> Iterator[StreamingGrid]:
         for key in keys:
             state.create_node(NOOP_FLWR_AID, NOOP_ACCOUNT_NAME, key, 0)
         run = _start_run(state, config.client_app)
-        gate = FleetMiddleware(app, state, max_open_replies=config.max_open_replies)
+        middleware = FleetMiddleware(app, state, max_open_replies=config.max_open_replies)
         host, port = listener.getsockname()[:2]
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        with _serve(gate, config, listener):
+        with _serve(middleware, config, listener):
             try:
                 yield StreamingGrid(state, run, address)
             finally:
@@ -257,11 +257,13 @@ def _start_run(state: WatchedLinkState, client_app: str) -> Run:
 
 
 @contextmanager
-def _serve(gate: FleetMiddleware, config: LinkConfig, listener: socket.socket) -> Iterator[None]:
+def _serve(
+    middleware: FleetMiddleware, config: LinkConfig, listener: socket.socket
+) -> Iterator[None]:
     """Run the web server in a thread."""
     server = uvicorn.Server(
         uvicorn.Config(
-            gate,
+            middleware,
             log_config=None,
             access_log=False,
             ws="none",
@@ -283,6 +285,6 @@ def _serve(gate: FleetMiddleware, config: LinkConfig, listener: socket.socket) -
                 raise LinkError("the web server did not start; set FEDLEAGUE_DEBUG=1 to see why")
         yield
     finally:
-        gate.close()
+        middleware.close()
         server.should_exit = True
         thread.join(10)

@@ -309,7 +309,7 @@ def test_message_that_cannot_be_taken_is_given_up(monkeypatch):
 
 @pytest.mark.slow
 def test_client_serves_a_stock_superlink(tmp_path):
-    """Against a server without the gate the client polls, object by object."""
+    """Against a server without our middleware the client polls, object by object."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

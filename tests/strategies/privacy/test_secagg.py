@@ -8,7 +8,7 @@ import pytest
 from flwr.app import ConfigRecord, Error, Message, RecordDict
 from flwr.common.secure_aggregation.secaggplus_utils import pseudo_rand_gen
 
-from fl_client.egress.guard import check_reply
+from fl_client.egress.reply_check import check_reply
 from fl_client.policy.site import site_from_mapping
 from fl_common.errors import ConfigError, EgressError, PolicyError, QuorumError, ReplyError
 from fl_server.config.compose import compose_overrides

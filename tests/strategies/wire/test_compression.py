@@ -8,7 +8,7 @@ from flwr.app import Message
 from flwr.supercore.task_identity import TaskIdentity
 from safetensors.numpy import load_file
 
-from fl_client.egress.guard import check_reply
+from fl_client.egress.reply_check import check_reply
 from fl_client.policy.site import site_from_mapping
 from fl_common.errors import ConfigError, EgressError, ReplyError
 from fl_server.results.result import MODEL, RESULT
