@@ -22,7 +22,11 @@ _failures: list[FedleagueError] = []
 
 @hydra.main(version_base="1.3", config_path="pkg://conf", config_name="server")
 def _run(config: DictConfig) -> float | None:
-    """Run one job; its score is the return value, which Hydra's sweepers read."""
+    """Run one job; what Hydra's sweepers choose by is the return value.
+
+    It is the final round's validation score, and None without validation rows: the best of many
+    jobs on the rows that are scored would be a score that is too good.
+    """
     from fl_common.files import write_atomically
     from fl_server.config.compose import strategy_name
     from fl_server.config.run_config import freeze
@@ -47,7 +51,7 @@ def _run(config: DictConfig) -> float | None:
         _failures.append(
             FedleagueError(f"{outcome.failure}; {folder} holds the model as submitted")
         )
-    return final_round(outcome.rounds, run.usecase.score).score
+    return final_round(outcome.rounds, run.usecase.score).validation_score
 
 
 def main() -> None:

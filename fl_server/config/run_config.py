@@ -68,7 +68,7 @@ class SitesConfig:
 
 @dataclass(frozen=True)
 class EarlyStopping:
-    """Stop after ``patience`` rounds without a score better by ``min_delta``."""
+    """Stop after ``patience`` rounds without a validation score better by ``min_delta``."""
 
     patience: int | None = None
     min_delta: float = 0.0

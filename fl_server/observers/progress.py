@@ -55,10 +55,16 @@ class Progress:
     def admitted(self, members: list[Site]) -> None:
         """Name the sites."""
         self._members = members
-        rows = sum(member.num_train + member.num_holdout for member in members)
+        choosing = sum(member.num_validation for member in members)
+        rows = sum(member.num_train + member.num_holdout for member in members) + choosing
         names = ", ".join(member.name for member in members[:8])
         more = f" and {len(members) - 8} more" if len(members) > 8 else ""
         self.say(f"{self._config.usecase.title}: {len(members)} sites, {rows} rows ({names}{more})")
+        if choosing:
+            idle = [member.name for member in members if not member.num_validation]
+            shown = ", ".join(idle[:8]) + (f" and {len(idle) - 8} more" if len(idle) > 8 else "")
+            without = f"; without any, these take no part in that: {shown}" if idle else ""
+            self.say(f"  {choosing} validation rows choose the round whose model counts{without}")
         self._bar.update(self._task, description="baseline")
 
     def round_finished(self, record: RoundRecord) -> None:
@@ -66,6 +72,8 @@ class Progress:
         rule = self._config.usecase.score
         score = "absent" if record.score is None else f"{record.score:.4f}"
         text = f"{rule.name} {score}"
+        if record.validation_score is not None:
+            text += f"  validation {record.validation_score:.4f}"
         if record.epsilon is not None:
             text += f"  epsilon {record.epsilon:.3g}"
         if record.status != "ok":
@@ -84,8 +92,11 @@ class Progress:
         self._bar.stop()
         self._console.print(self._scores(outcome))
         self._console.print(self._sites(outcome))
-        if outcome.stopped_early:
-            self.say("stopped early")
+        final = final_round(outcome.rounds, self._config.usecase.score)
+        if final.validation_score is not None:
+            stop = "stopped early: " if outcome.stopped_early else ""
+            name = "the baseline" if final.round == 0 else f"round {final.round}"
+            self.say(f"{stop}the model of {name} is the best on the validation rows, and counts")
         self.say(f"results: {self._config.folder / 'result.json'}")
 
     def _scores(self, outcome: RunOutcome) -> Table:
@@ -113,7 +124,9 @@ class Progress:
     def _sites(self, outcome: RunOutcome) -> Table:
         table = Table(title="sites")
         table.add_column("site")
-        for name in ("train rows", "holdout rows", "rounds taken part", "MB up", "MB down"):
+        choosing = any(member.num_validation for member in self._members)
+        counted = ["train rows", *(["validation rows"] if choosing else []), "holdout rows"]
+        for name in (*counted, "rounds taken part", "MB up", "MB down"):
             table.add_column(name, justify="right")
         for member in self._members[:20]:
             records = [s for r in outcome.rounds for s in r.sites if s.site == member.name]
@@ -121,6 +134,7 @@ class Progress:
             table.add_row(
                 member.name,
                 str(member.num_train),
+                *([str(member.num_validation)] if choosing else []),
                 str(member.num_holdout),
                 f"{taken} of {len(outcome.rounds) - 1}",
                 f"{sum(s.bytes_up for s in records) / 1e6:.2f}",

@@ -34,7 +34,7 @@ class Checkpoint:
     fingerprint : str
         What must not change between a run and its resumption.
     best : dict of str to array or None
-        The best model so far, where early stopping keeps it.
+        The best model so far by the validation rows, where there are some.
     run : str
         Under which name the sites remember the run.
     site_memory : dict of str to array

@@ -20,7 +20,7 @@ from fl_server.rounds.run_memory import RunMemory
 from fl_server.rounds.run_state import RunState
 from fl_server.rounds.sites import Site
 from strategies.snapshot import snapshot
-from tasks.contract import Arrays, Task
+from tasks.contract import HOLDOUT, VALIDATION, Arrays, Task
 
 
 class Observer(Protocol):
@@ -34,16 +34,30 @@ class Observer(Protocol):
 
 
 class RoundLoop:
-    """Drive one run."""
+    """Drive one run.
+
+    Parameters
+    ----------
+    validates : bool
+        Whether the sites have validation rows; they choose the round whose model counts.
+    """
 
     def __init__(
-        self, config: RunConfig, task: Task, state: RunState, memory: RunMemory, exchange: Exchange
+        self,
+        config: RunConfig,
+        task: Task,
+        state: RunState,
+        memory: RunMemory,
+        exchange: Exchange,
+        *,
+        validates: bool = False,
     ) -> None:
         self._config = config
         self._task = task
         self._state = state
         self._memory = memory
         self._exchange = exchange
+        self._validates = validates
 
     def run(
         self,
@@ -88,10 +102,12 @@ class RoundLoop:
         started = time.monotonic()
         trained = self._exchange.train(number, arrays) if number else TrainOutcome()
         arrays = trained.arrays if trained.arrays is not None else arrays
-        evaluated = self._exchange.evaluate(number, arrays)
-        card = self._task.finalise(evaluated.stats, self._state.fitted)
-        score, why_absent = card.look_up(self._config.usecase.score.path)
-        sites = trained.sites + evaluated.sites
+        splits = (VALIDATION, HOLDOUT) if self._validates else (HOLDOUT,)
+        evaluated = [self._exchange.evaluate(number, arrays, split) for split in splits]
+        cards = [self._task.finalise(found.stats, self._state.fitted) for found in evaluated]
+        card, path = cards[-1], self._config.usecase.score.path
+        score, why_absent = card.look_up(path)
+        sites = sum((found.sites for found in evaluated), trained.sites)
         record = RoundRecord(
             round=number,
             phase="finetune" if number else "baseline",
@@ -105,6 +121,7 @@ class RoundLoop:
             reason=trained.reason or why_absent,
             train_loss=trained.loss,
             epsilon=self._memory.epsilon,
+            validation_score=cards[0].look_up(path)[0] if self._validates else None,
         )
         return arrays, record
 

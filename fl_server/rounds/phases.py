@@ -215,7 +215,8 @@ class EvaluatePhase:
         wanted = max((self._federation.config.sites.quorum or 1) - len(unasked), 1)
         if split != HOLDOUT:
             able = sum(site.num_rows(split) > 0 for site in self._federation.registry)
-            wanted = min(wanted, max(able, 1))
+            # where all of them are busy, the round has no validation score
+            wanted = min(wanted, able - len(unasked)) if unasked else min(wanted, max(able, 1))
         if answered < wanted:
             why = "; ".join(f"{r.site}: {r.reason}" for r in records.values() if r.reason)
             raise QuorumError(

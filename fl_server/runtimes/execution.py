@@ -22,6 +22,7 @@ from fl_server.results.checkpoint import Checkpoint, read_checkpoint
 from fl_server.results.records import RunOutcome
 from fl_server.results.result import write_result
 from fl_server.rounds.admission import Admission
+from fl_server.rounds.early_stopping import can_choose
 from fl_server.rounds.federation import Federation
 from fl_server.rounds.loop import Observer, RoundLoop
 from fl_server.rounds.run_memory import RunMemory
@@ -54,6 +55,7 @@ def execute(grid: Grid, config: RunConfig, progress: Progress | None = None) -> 
         past = resumed.rounds if resumed else ()
         admission = Admission(grid, config.sites, state, num_past=len(past))
         pooled = admission.start(_expected(config))
+        validates = can_choose(admission.registry, config)
         state.settle_fitted(resumed.fitted if resumed else task.prepare(pooled))
         model = task.build(config.model, state.fitted, config.seed)
         check_layers(strategy, model)
@@ -65,7 +67,8 @@ def execute(grid: Grid, config: RunConfig, progress: Progress | None = None) -> 
             observer.admitted(list(admission.registry))
         federation = Federation(grid, config, admission, state)
         memory = RunMemory(federation, protected(strategy, config.privacy), sampler)
-        loop = RoundLoop(config, task, state, memory, make_exchange(federation, memory, task))
+        exchange = make_exchange(federation, memory, task)
+        loop = RoundLoop(config, task, state, memory, exchange, validates=validates)
         outcome = loop.run(arrays, list(observers), fingerprint(config), resumed)
         write_result(config, outcome, state.fitted)
         board.finished(outcome)

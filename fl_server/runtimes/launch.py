@@ -17,6 +17,7 @@ from fl_server.config.compatibility import check_run
 from fl_server.config.run_config import RunConfig
 from fl_server.observers.progress import Progress
 from fl_server.results.records import RunOutcome
+from fl_server.rounds.early_stopping import can_choose
 from fl_server.runtimes.execution import execute
 from fl_server.runtimes.simulated_sites import simulated_site, write_simulated_sites
 from fl_server.runtimes.simulation import CLIENT_APP, InProcessGrid, load_client_app
@@ -80,6 +81,7 @@ def _simulation(config: RunConfig) -> RunOutcome:
 def _checked(config: RunConfig) -> Progress:
     """Read every simulated site, and show what its operator should know."""
     reports = check_sites(config)
+    can_choose(reports, config)
     progress = Progress(config)
     for report in reports[:20]:
         for note in report.notes:

@@ -64,12 +64,13 @@ def test_a_lower_mean_squared_error_ranks_higher(run, board):
 
 
 def test_result_page_and_model_agree_on_the_final_round(run, board, tmp_path):
+    third = "data.validation_fraction=0.25"
     overrides = ("rounds=30", "early_stopping.patience=2", "train.lr=0.05")
-    _, result = run(*overrides)
+    _, result = run(*overrides, third)
     assert result["stopped_early"]
     (entry,) = board("breast_cancer").results
     assert entry.final_score == result["score"]["final"]
     assert result["score"]["final"] == result["rounds"][result["final_round"]]["score"]
     model = tmp_path / "runs" / "0" / "model.safetensors"
-    _, again = run("rounds=0", f"weights={model}")
+    _, again = run("rounds=0", f"weights={model}", third)
     assert again["score"]["baseline"] == result["score"]["final"]

@@ -71,10 +71,10 @@ def killed(compose, tmp_path, monkeypatch):
     def run(*options, at, phase="evaluate", memory=tmp_path / "memory"):
         real = getattr(PlainExchange, phase)
 
-        def dies(self, number, arrays):
+        def dies(self, number, arrays, *split):
             if number == at:
                 raise KeyboardInterrupt
-            return real(self, number, arrays)
+            return real(self, number, arrays, *split)
 
         monkeypatch.setattr(PlainExchange, phase, dies)
         config = compose(*options, "rounds=4", folder="deployed")

@@ -266,18 +266,20 @@ def test_too_few_sites_is_an_error_with_the_cure(compose):
 
 
 def test_early_stopping_does_not_choose_a_round_on_the_holdout(compose):
-    config = compose("rounds=30", "early_stopping.patience=2", "train.lr=0.05")
+    third = "data.validation_fraction=0.25"
+    config = compose("rounds=30", "early_stopping.patience=2", "train.lr=0.05", third)
     outcome = run(config)
     assert outcome.stopped_early
-    scores = [record.score for record in outcome.rounds]
-    best = max(scores)
-    assert len(scores) == scores.index(best) + 3
-    last = scores[-1]
-    assert best >= last == result(config)["score"]["final"]
-    assert result(config)["final_round"] == outcome.rounds[-1].round
+    chosen_by = [record.validation_score for record in outcome.rounds]
+    chosen = chosen_by.index(max(chosen_by))
+    assert len(chosen_by) == chosen + 3
+    score = outcome.rounds[chosen].score
+    assert score == result(config)["score"]["final"]
+    assert result(config)["final_round"] == chosen
 
-    again = compose("rounds=1", f"weights={config.folder / MODEL}", folder="again")
-    assert run(again).rounds[0].score == last
+    model = f"weights={config.folder / MODEL}"
+    again = compose("rounds=1", model, third, folder="again")
+    assert run(again).rounds[0].score == score
 
 
 def test_starting_weights_are_scored_as_submitted(compose):
