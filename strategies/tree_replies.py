@@ -65,7 +65,7 @@ def check_variable_size(
     Parameters
     ----------
     num_trees : int
-        Trees that one reply adds; 0 where the run's model is no ``growing.VariableSizeModel``.
+        Trees that one reply adds; 0 where the run's model is no ``VariableSizeModel``.
     model : str
         Its name.
     hidden, compresses : bool

@@ -57,7 +57,7 @@ def train_layout(sent: Arrays, extra: Arrays) -> Layout:
     return layout_of(train_summands(TrainReply(sent, 1), extra, "uniform"))
 
 
-def evaluate_summands(reply: EvaluateReply, blank: Stats) -> Arrays:
+def evaluate_summands(reply: EvaluateReply, empty_stats: Stats) -> Arrays:
     """Bring a site's metric summands into the task's own layout; what is absent counts zero.
 
     Raises
@@ -65,17 +65,17 @@ def evaluate_summands(reply: EvaluateReply, blank: Stats) -> Arrays:
     ReplyError
         If the site would send something that the task does not list.
     """
-    if unknown := reply.stats.keys() - blank.keys():
+    if unknown := reply.stats.keys() - empty_stats.keys():
         raise ReplyError(f"summands {sorted(unknown)} are not in the task's layout")
     summands: Arrays = {EXAMPLES_KEY: np.array(reply.num_examples)}
-    for name, array in blank.items():
+    for name, array in empty_stats.items():
         summands[_stats_key(name, array)] = reply.stats.get(name, array)
     return summands
 
 
-def evaluate_layout(blank: Stats) -> Layout:
+def evaluate_layout(empty_stats: Stats) -> Layout:
     """Return the layout of ``evaluate_summands``."""
-    return layout_of(evaluate_summands(EvaluateReply(Stats(), 0), blank))
+    return layout_of(evaluate_summands(EvaluateReply(Stats(), 0), empty_stats))
 
 
 def mean_replies(sums: Arrays, sent: Arrays, replies: list[Message], extra: Arrays) -> None:
@@ -113,9 +113,9 @@ def mean_replies(sums: Arrays, sent: Arrays, replies: list[Message], extra: Arra
             reply.content[name] = record
 
 
-def pooled_stats(sums: Arrays, blank: Stats) -> Stats:
+def pooled_stats(sums: Arrays, empty_stats: Stats) -> Stats:
     """Return the pooled metric summands; a subgroup that no site sent is left out."""
-    pooled = {name: sums[_stats_key(name, array)] for name, array in blank.items()}
+    pooled = {name: sums[_stats_key(name, array)] for name, array in empty_stats.items()}
     empty = {_subgroup(name) for name in pooled} - {
         _subgroup(name) for name, array in pooled.items() if array.any()
     }

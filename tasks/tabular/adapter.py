@@ -46,7 +46,7 @@ from tasks.tabular.data import TabularData, read_site
 from tasks.tabular.encode import Encoder
 from tasks.tabular.evaluation import (
     Scorer,
-    blank_scopes,
+    empty_scopes,
     evaluate_scopes,
     outputs,
     score_card,
@@ -154,7 +154,7 @@ class TabularTask(ABC):
         rows = self._row_stats(
             network, np.zeros(0, dtype=np.int64), np.zeros((0, network.encoder.num_outputs))
         )
-        return blank_scopes(rows, self.schema, len(network.encoder.columns))
+        return empty_scopes(rows, self.schema, len(network.encoder.columns))
 
     def finalise(self, stats: Stats, fitted: Fitted) -> ScoreCard:
         """Turn pooled summands into scores; pure."""

@@ -37,7 +37,7 @@ _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 class TreeModel:
-    """A booster with its preprocessing (``growing.VariableSizeModel``).
+    """A booster with its preprocessing (``variable_size.VariableSizeModel``).
 
     Parameters
     ----------

@@ -72,17 +72,17 @@ def evaluate_scopes(
     return stats
 
 
-def blank_scopes(rows: Stats, schema: TabularSchema, num_columns: int) -> Stats:
+def empty_scopes(rows: Stats, schema: TabularSchema, num_columns: int) -> Stats:
     """Return all-zero summands of every scope, given those of one scope without rows."""
-    blank = rows.under(OVERALL)
+    empty = rows.under(OVERALL)
     for group in schema.subgroups:
-        blank = blank.merge(rows.under(f"{SUBGROUPS}/{group.name}"))
+        empty = empty.merge(rows.under(f"{SUBGROUPS}/{group.name}"))
     for name, _ in schema.feature_blocks:
-        blank = blank.merge(rows.under(f"{BLOCKS}/{name}"))
+        empty = empty.merge(rows.under(f"{BLOCKS}/{name}"))
     if schema.attributions:
         sums = Stats({"sum": np.zeros(num_columns), "rows": np.array(0)})
-        blank = blank.merge(sums.under("attributions"))
-    return blank
+        empty = empty.merge(sums.under("attributions"))
+    return empty
 
 
 def score_card(

@@ -7,14 +7,20 @@ import shutil
 
 import numpy as np
 import pytest
+from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 from safetensors.numpy import load_file
 
 from fl_server.results.checkpoint import read_checkpoint
+from fl_server.results.records import RoundRecord, SiteRecord
 from fl_server.results.result import MODEL
+from fl_server.rounds.client_state import ClientState, accepted_rounds
 from fl_server.rounds.plain_exchange import PlainExchange
 from fl_server.runtimes.execution import execute
 from fl_server.runtimes.simulation import InProcessGrid
+from strategies.wire.messages import CONFIG, LAST_COMMITTED
+from tasks.contract import ScoreCard, Scores
+from tests.fl_server.rounds.fake_grid import FakeGrid, registry_of, site
 
 STRATEGIES = {
     "scaffold": ("strategy=scaffold", "train.optimizer=sgd"),
@@ -172,3 +178,35 @@ def test_sites_without_files_start_anew(killed, resumed, caplog):
     resumed(*options, memory=None)
     assert "not remembered by a, b, c:" in caplog.text
     assert "correction" in caplog.text
+
+
+def test_site_ahead_of_the_model_is_told_the_round_to_go_on_from():
+    grid = FakeGrid({})
+    state = ClientState(grid, registry_of(site("a", 2), site("b", 3)))
+    state.note(1, [SiteRecord("a", "train", "ok"), SiteRecord("b", "train", "ok")], succeeded=True)
+    state.note(
+        2, [SiteRecord("a", "train", "ok"), SiteRecord("b", "train", "late")], succeeded=True
+    )
+    content = RecordDict({CONFIG: ConfigRecord({"job": "x"})})
+    first, second = state.addressed([Message(content, node, "train") for node in (2, 3)])
+    assert first.content is content
+    assert dict(second.content[CONFIG]) == {"job": "x", LAST_COMMITTED: 1}
+    assert LAST_COMMITTED not in content[CONFIG]
+    state.note(3, [SiteRecord("b", "train", "ok")], succeeded=True)
+    (back,) = state.addressed([Message(content, 3, "train")])
+    assert back.content is content
+
+
+def test_round_that_failed_or_still_trains_does_not_count_as_accepted():
+    def record(number, status, *sites):
+        return RoundRecord(number, "finetune", status, None, ScoreCard(Scores()), sites, 0.0, 0, 0)
+
+    trained = SiteRecord("a", "train", "ok")
+    busy = SiteRecord("a", "train", "training")
+    assert accepted_rounds(
+        [
+            record(1, "ok", trained, SiteRecord("b", "train", "refused")),
+            record(2, "failed", trained),
+            record(3, "ok", busy, SiteRecord("a", "evaluate", "ok")),
+        ]
+    ) == {"a": 1}
