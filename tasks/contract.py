@@ -504,8 +504,9 @@ class Task(Protocol):
 
 
 # What a task may offer beyond ``Task``; each is used where a task has it. Beside these methods,
-# three values may be set on a task: ``counts_per_row`` (how much one held-out row may add to a
-# count of an evaluation; 1 where absent), ``trains_privately`` (local DP-SGD) and
+# four values may be set on a task: ``prediction_endings`` (of the files that ``predict`` writes,
+# .csv and .parquet where absent, none for a folder); ``counts_per_row`` (how much one held-out row
+# may add to a count of an evaluation; 1 where absent), ``trains_privately`` (local DP-SGD) and
 # ``calibrates_logits`` (``LocalObjective.calibration``), both false where absent.
 
 

@@ -189,7 +189,7 @@ def test_two_csv_files_to_regress(files):
         *("fedleague", "predict", "--run", str(run), "--data", "rows.csv", "--out", "preds.csv"),
     )
     predicted = pd.read_csv(files / "preds.csv")
-    assert list(predicted.columns) == ["prediction"]
+    assert list(predicted.columns) == ["row", "prediction"]
     assert np.isfinite(predicted["prediction"]).all()
     assert len(predicted) == 5
 
@@ -216,7 +216,7 @@ def test_named_sites_with_holdout_files_to_classify(files):
         *("fedleague", "predict", "--run", str(run), "--data", "a_te.csv", "--out", "p.csv"),
     )
     predicted = pd.read_csv(files / "p.csv")
-    assert list(predicted.columns) == ["prediction", "proba_n", "proba_p"]
+    assert list(predicted.columns) == ["row", "prediction", "proba_n", "proba_p"]
     np.testing.assert_allclose(predicted[["proba_n", "proba_p"]].sum(axis=1), 1, atol=1e-9)
     best = predicted[["proba_n", "proba_p"]].to_numpy().argmax(axis=1)
     assert (predicted["prediction"].to_numpy() == np.array(["n", "p"])[best]).all()

@@ -42,27 +42,23 @@ def predict(
     ],
     out: Annotated[
         Path,
-        typer.Option(help="What to write: CSV; COCO JSON for boxes; a folder of PNG for masks."),
+        typer.Option(help="What to write: .csv or .parquet; .json for boxes; a folder for masks."),
     ],
+    threshold: Annotated[
+        float | None,
+        typer.Option(help="Least score of a box that is written.", show_default="all that count"),
+    ] = None,
+    key: Annotated[
+        str | None, typer.Option("--id", help="Column of the rows to write beside predictions.")
+    ] = None,
 ) -> None:
     """Predict with a run's model: a table of predictions, boxes as COCO JSON, or masks as PNG.
 
     Example: fedleague predict --run runs/breast_cancer/... --data rows.csv --out preds.csv
     """
-    from fl_common.files import write_atomically
-    from fl_server.results.saved_model import load_run_model
+    from fl_server.commands.predict import PredictOptions, predict_file
 
-    if not data.exists():
-        raise ConfigError(f"{data}: no such file; give --data FILE, a CSV or Parquet file of rows")
-    task, model = load_run_model(run)
-    found = task.predict(model, data)
-    if hasattr(found, "write"):  # more than one file
-        message = found.write(out)
-    else:
-        text = found.to_csv(index=False) if hasattr(found, "to_csv") else found.to_text()
-        write_atomically(out, text.encode())
-        message = f"{len(found)} predictions: {out}"
-    _say(message)
+    _say(predict_file(run, data, out, PredictOptions(threshold, key)))
 
 
 @app.command()

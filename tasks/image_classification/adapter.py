@@ -195,7 +195,7 @@ class ImageClassification:
         Returns
         -------
         DataFrame, one row per picture
-            ``data_id``, ``prediction``, and ``proba_<class>`` per class.
+            ``data_id``, ``prediction``, ``path``, and ``proba_<class>`` per class.
 
         Raises
         ------
@@ -214,6 +214,7 @@ class ImageClassification:
         columns: dict[str, Iterable[Any]] = {
             "data_id": [picture.name for picture in pictures],
             "prediction": names[scores.argmax(axis=1)],
+            "path": [picture.image.name for picture in pictures],
         }
         return pd.DataFrame(
             columns | {f"proba_{name}": scores[:, i] for i, name in enumerate(names)}

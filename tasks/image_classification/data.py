@@ -118,6 +118,10 @@ class PictureReader:
             return None
         return Picture(record.image, record.name, label, record.groups)
 
+    def same_label(self, one: Picture, other: Picture) -> bool:
+        """Say whether two copies are of one class."""
+        return one.label == other.label
+
     def strata(self, items: Sequence[Picture]) -> NDArray[np.int64]:
         """Return each picture's class."""
         return np.array([item.label for item in items], dtype=np.int64)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import zipfile
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from pathlib import Path
 from shutil import copyfileobj
 from typing import IO, Any
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fl_common.errors import DataError
-from tasks.images.read import DIM_BELOW, ImageFacts
+from tasks.images.read import DIGEST_BYTES, DIM_BELOW, ImageFacts
 
 MAX_RESIDENT_BYTES = 128 * 2**20
 """Larger arrays are unpacked to a temporary file and read from there row by row."""
@@ -63,9 +64,11 @@ class ArrayImage:
         return f"{self.origin}[{self.index}]"
 
     def inspect(self) -> ImageFacts:
-        """Return the size."""
+        """Return size and digest; the row is read once."""
         height, width = self.rows.array.shape[1:3]
-        return ImageFacts(width, height, self.rows.conversions)
+        content = np.ascontiguousarray(self.rows.array[self.index])
+        digest = blake2b(content.tobytes(), digest_size=DIGEST_BYTES).digest()
+        return ImageFacts(width, height, self.rows.conversions, digest)
 
     def load(self) -> Image.Image:
         """Return the row as a picture in mode RGB."""

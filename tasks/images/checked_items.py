@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -23,11 +23,14 @@ class CheckedItems(Generic[T]):
     ----------
     ordered : bool
         Neighbours are nearly alike (frames of a film), so a split must not shuffle them.
+    digests : mapping of str to bytes
+        Of each picture's content, by its name.
     """
 
     items: tuple[T, ...]
     notes: tuple[str, ...]
     ordered: bool = False
+    digests: Mapping[str, bytes] = field(default_factory=dict)
 
     def take(self, rows: NDArray[np.int64]) -> tuple[T, ...]:
         """Return the pictures at ``rows``."""
@@ -35,16 +38,15 @@ class CheckedItems(Generic[T]):
 
 
 def checked_items(
-    name: str, found: Iterable[T | None], issues: ImageIssues, *, ordered: bool = False
+    name: str, items: tuple[T, ...], issues: ImageIssues, *, ordered: bool = False
 ) -> CheckedItems[T]:
-    """Gather the pictures that passed their check; those that did not are in ``issues``.
+    """Return the pictures that passed their check; those that did not are in ``issues``.
 
     Raises
     ------
     DataError
         If the policy refuses, or nothing is left.
     """
-    items = tuple(item for item in found if item is not None)
     issues.check(name)
     if not items:
         raise DataError(f"{name}: no usable picture; {'; '.join(issues.notes()) or 'add some'}")

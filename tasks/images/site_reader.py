@@ -8,10 +8,9 @@ what a record is and how its label is read (``RecordReader``); everything else i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import combinations
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -97,6 +96,9 @@ class RecordReader(Protocol[RecordT, ItemT]):
     def item(self, record: RecordT, facts: ImageFacts, issues: ImageIssues) -> ItemT | None:
         """Read the label of a picture that can be decoded; None, and an issue, if it is bad."""
 
+    def same_label(self, one: ItemT, other: ItemT) -> bool:
+        """Say whether two copies of a picture have one label."""
+
     def strata(self, items: Sequence[ItemT]) -> NDArray[np.int64]:
         """Return one class for each picture: a partition skews by it, a split holds out of each."""
 
@@ -146,11 +148,19 @@ def read_items(
     parts = {TRAIN: found.take(drawn.train), HOLDOUT: found.take(drawn.holdout)}
     if len(drawn.validation):
         parts[VALIDATION] = found.take(drawn.validation)
+    digests = dict(found.digests)
     for split, items in given.items():
         if items is not None:
             parts[split] = items.items
+            digests |= items.digests
             notes += [f"{split}: {note}" for note in items.notes]
-    notes += _shared_names(parts)
+    issues = ImageIssues(on_invalid(source, reader))
+    drawn_splits = {split for split in parts if given.get(split) is None}
+    parts = _apart(parts, digests, drawn_splits, issues)
+    issues.check(source.train)
+    if not parts[TRAIN]:
+        raise DataError(f"{source.train}: every training picture is held out, too; give others")
+    notes += issues.notes()
     train = parts[TRAIN]
     return SiteItems(train, parts[HOLDOUT], (*notes, *reader.notes(train)), parts.get(VALIDATION))
 
@@ -178,18 +188,6 @@ def _holdout(
     if not source.train.startswith(DATASET) and reader.has_holdout(Path(source.train)):
         return _read(source, source.train, reader, HOLDOUT)
     return None
-
-
-def _shared_names(parts: Mapping[str, Sequence[Item]]) -> list[str]:
-    """Note pictures that are in two splits: what trains or chooses would score, too."""
-    names = {split: {item.image_ref.name for item in items} for split, items in parts.items()}
-    spoken = {TRAIN: "training"}
-    return [
-        f"{len(both)} pictures are in {spoken.get(one, one)} and {spoken.get(other, other)} "
-        f"({min(both)}, ...)"
-        for one, other in combinations(names, 2)
-        if (both := names[one] & names[other])
-    ]
 
 
 def _split(
@@ -252,8 +250,10 @@ def _checked(
 ) -> CheckedItems[ItemT]:
     issues = ImageIssues(policy)
     records, ordered = _open(name, reader, split, issues)
-    found = (_item(record, reader, issues) for record in records)
-    return checked_items(name, found, issues, ordered=ordered)
+    digests: dict[str, bytes] = {}
+    found = (_item(record, reader, issues, digests) for record in records)
+    items = _single_labelled([i for i in found if i is not None], digests, reader, issues)
+    return replace(checked_items(name, items, issues, ordered=ordered), digests=digests)
 
 
 def _open(
@@ -269,7 +269,10 @@ def _open(
 
 
 def _item(
-    record: RecordT, reader: RecordReader[RecordT, ItemT], issues: ImageIssues
+    record: RecordT,
+    reader: RecordReader[RecordT, ItemT],
+    issues: ImageIssues,
+    digests: dict[str, bytes],
 ) -> ItemT | None:
     """Return a picture that can be decoded and has a label; report any other."""
     try:
@@ -279,4 +282,58 @@ def _item(
         return None
     for kind in facts.conversions:
         issues.add(kind, record.image.name)
+    digests[record.image.name] = facts.digest or record.image.name.encode()
     return reader.item(record, facts, issues)
+
+
+def _single_labelled(
+    items: Sequence[ItemT],
+    digests: Mapping[str, bytes],
+    reader: RecordReader[RecordT, ItemT],
+    issues: ImageIssues,
+) -> tuple[ItemT, ...]:
+    """Leave out pictures whose copy has another label: nobody can say which is right."""
+    first: dict[bytes, ItemT] = {}
+    torn: set[bytes] = set()
+    for item in items:
+        name = item.image_ref.name
+        other = first.setdefault(digests[name], item)
+        if other is item:
+            continue
+        same = reader.same_label(other, item)
+        issues.add("copy" if same else "two_labels", name, f"same as {other.image_ref.name}")
+        if not same:
+            torn.add(digests[name])
+    return tuple(item for item in items if digests[item.image_ref.name] not in torn)
+
+
+def _apart(
+    parts: Mapping[str, tuple[ItemT, ...]],
+    digests: Mapping[str, bytes],
+    drawn: Collection[str],
+    issues: ImageIssues,
+) -> dict[str, tuple[ItemT, ...]]:
+    """Leave a picture out of training (and of validation) whose copy is held out (or chooses).
+
+    Parameters
+    ----------
+    drawn : collection of str
+        Splits that were drawn from one source: a copy there is no fault of the site's.
+    """
+    taken: dict[bytes, tuple[str, str]] = {}
+    kept: dict[str, tuple[ItemT, ...]] = {}
+    for split in (HOLDOUT, VALIDATION, TRAIN):
+        if split not in parts:
+            continue
+        left = []
+        for item in parts[split]:
+            name = item.image_ref.name
+            above, other = taken.get(digests[name], (split, ""))
+            if above == split:
+                left.append(item)
+                continue
+            kind = "copy_held_out" if {split, above} <= set(drawn) else "in_two_splits"
+            issues.add(kind, name, f"{split}; in {above}: {other}")
+        taken |= {digests[i.image_ref.name]: (split, i.image_ref.name) for i in left}
+        kept[split] = tuple(left)
+    return {split: kept[split] for split in parts}

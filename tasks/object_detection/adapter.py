@@ -53,6 +53,7 @@ class ObjectDetection:
     """
 
     calibrates_logits = False
+    prediction_endings = (".json",)
     counts_per_row = 10_000
     """Largest count, for one held-out picture, in an evaluation's summands: its boxes."""
 

@@ -73,6 +73,11 @@ class BoxReader:
         """Check the boxes."""
         return checked_item(record, facts, self.schema, issues)
 
+    def same_label(self, one: DetectionItem, other: DetectionItem) -> bool:
+        """Say whether two copies have the same boxes, in any order."""
+        pairs = (zip(i.labels.tolist(), i.boxes.tolist(), strict=True) for i in (one, other))
+        return len({tuple(map(str, sorted(boxes))) for boxes in pairs}) == 1
+
     def strata(self, items: Sequence[DetectionItem]) -> NDArray[np.int64]:
         """Return each picture's kind."""
         return picture_kinds(items, len(self.schema.classes))

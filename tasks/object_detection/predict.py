@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,12 @@ class CocoDetections:
     def __len__(self) -> int:
         return len(self.content.get("images", []))
 
+    def above(self, threshold: float) -> CocoDetections:
+        """Return the boxes of at least this score, numbered anew."""
+        kept = [row for row in self.content["annotations"] if row["score"] >= threshold]
+        rows = [{**row, "id": number} for number, row in enumerate(kept, 1)]
+        return replace(self, content={**self.content, "annotations": rows})
+
     def to_text(self) -> str:
         """Return the file's content."""
         return json.dumps(self.content, allow_nan=False)
@@ -96,8 +102,10 @@ class CocoDetections:
 def predict_pictures(model: DetectionModel, path: Path) -> CocoDetections:
     """Detect in every picture of a folder, a COCO, YOLO or VOC data set, or a single file.
 
-    Of a COCO file the numbers of pictures and categories are kept; labels are not needed, nor
-    looked at. Under the use case's ``on_invalid: drop`` a picture that cannot be read is left out.
+    Every detection that the evaluation counts is there, from the lowest score on, so that a metric
+    computed from the file is the reported one. Of a COCO file the numbers of pictures and
+    categories are kept; labels are not needed, nor looked at. Under the use case's ``on_invalid:
+    drop`` a picture that cannot be read is left out.
 
     Raises
     ------
@@ -113,7 +121,7 @@ def predict_pictures(model: DetectionModel, path: Path) -> CocoDetections:
     for picture, square, found in _detected(model, request):
         size = {"width": square.width, "height": square.height}
         images.append({"id": picture.key, "file_name": picture.name, **size})
-        for row in _annotations(found, schema.score_threshold):
+        for row in _annotations(found):
             row["category_id"] = request.codes[row["category_id"]]
             annotations.append({"id": len(annotations) + 1, "image_id": picture.key, **row})
     if request.bad and (schema.on_invalid == "refuse" or not images):
@@ -151,10 +159,8 @@ def _left_out(bad: Sequence[str]) -> str:
     return f"{len(bad)} pictures cannot be used ({'; '.join(bad[:MAX_NAMED])}{more})"
 
 
-def _annotations(found: Detections, threshold: float) -> Iterator[dict[str, Any]]:
+def _annotations(found: Detections) -> Iterator[dict[str, Any]]:
     for box, score, label in zip(found.boxes, found.scores, found.labels, strict=True):
-        if score < threshold:
-            continue
         x1, y1, x2, y2 = (round(float(value), 3) for value in box)
         width, height = round(x2 - x1, 3), round(y2 - y1, 3)
         yield {

@@ -61,6 +61,7 @@ class SemanticSegmentation:
     """
 
     calibrates_logits = False
+    prediction_endings = ()
 
     def __init__(self, schema: Mapping[str, Any]) -> None:
         self.schema = SegmentationSchema.from_mapping(schema)

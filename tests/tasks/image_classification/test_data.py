@@ -132,7 +132,9 @@ def test_large_arrays_of_other_kinds_are_not_copied(tmp_path, schema_values, mon
 def test_dim_arrays_are_noted(tmp_path, schema_values):
     path = tmp_path / "x.npz"
     labels = np.arange(20) % len(schema_values["classes"])
-    np.savez(path, images=np.full((20, 6, 6), 4000, np.uint16), labels=labels)
+    images = np.full((20, 6, 6), 4000, np.uint16)
+    images[:, 0, 0] = np.arange(20)  # no two alike
+    np.savez(path, images=images, labels=labels)
     notes = read_site(DataSource("a", str(path)), 0, schema(schema_values)).notes
     assert any("multiply them by 16" in note for note in notes)
 
@@ -185,6 +187,8 @@ def test_pictures_without_a_row_are_noted_and_not_used(site, schema_values):
 def test_a_folder_may_name_its_own_holdout(site, schema_values):
     site.folder("train")
     path = site.folder("test")
+    for file in (path / "test").rglob("*.png"):
+        file.write_bytes(file.read_bytes() + b"0")  # another file
     data = read_site(DataSource("a", str(path)), 0, schema(schema_values))
     assert data.num_train == data.num_holdout == 36
 
@@ -269,11 +273,13 @@ def test_absent_and_empty_sources_are_named(tmp_path, schema_values, make, messa
 
 
 def test_whole_numbers_name_classes_by_place_only_if_they_name_none(tmp_path):
-    pixels = np.zeros((6, 4, 4), np.uint8)
+    pixels = np.arange(6 * 16, dtype=np.uint8).reshape(6, 4, 4)  # no two alike
     by_name = ImageSchema.from_mapping({"classes": ["2", "0", "1"]})
     by_place = ImageSchema.from_mapping({"classes": ["a", "b", "c"]})
-    np.savez(tmp_path / "x.npz", images=pixels, labels=np.array([0, 1, 2, 0, 1, 2]))
-    source = DataSource("a", str(tmp_path / "x.npz"), holdout=str(tmp_path / "x.npz"))
+    for name in "xy":
+        labels = np.array([0, 1, 2, 0, 1, 2])
+        np.savez(tmp_path / f"{name}.npz", images=pixels + 100 * (name == "y"), labels=labels)
+    source = DataSource("a", str(tmp_path / "x.npz"), holdout=str(tmp_path / "y.npz"))
     assert read_site(source, 0, by_name).train.labels.tolist() == [1, 2, 0] * 2
     assert read_site(source, 0, by_place).train.labels.tolist() == [0, 1, 2] * 2
 

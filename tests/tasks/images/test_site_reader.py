@@ -56,6 +56,9 @@ class Letters:
         issues.add("bad_label", record.image.name)
         return None
 
+    def same_label(self, one, other):
+        return one.letter == other.letter
+
     def strata(self, items):
         return np.array(["abc".index(item.letter) for item in items], dtype=np.int64)
 
@@ -113,14 +116,62 @@ def test_validation_pictures_may_be_a_source_of_their_own(folder, tmp_path_facto
     assert any(note.startswith("validation: ") for note in found.notes)
 
 
-def test_a_picture_in_two_splits_is_noted(folder, tmp_path_factory):
+def test_a_copy_of_a_held_out_picture_is_refused_or_left_out_of_training(folder, tmp_path_factory):
     other = tmp_path_factory.mktemp("other")
-    write(other / "a000.png", 0)
-    twice = (folder / "a000.png", other / "a000.png")
-    assert twice[0].read_bytes() == twice[1].read_bytes()
-    source = DataSource("a", str(folder), holdout=str(other), validation=str(folder / "."))
-    notes = read_items(source, 0, Letters()).notes
-    assert any("12 pictures are in training and validation" in note for note in notes)
+    write(other / "b77.png", 0)  # the picture of a000.png under another name and label
+    source = DataSource("a", str(folder), holdout=str(other))
+    with pytest.raises(DataError, match=r"1 images are in two splits \(\S+a000.png: .*b77.png\)"):
+        read_items(source, 0, Letters())
+    found = read_items(source, 0, Letters(on_invalid="drop"))
+    assert names(found.holdout) == ["b77.png"]
+    assert len(found.train) == 11
+    assert "a000.png" not in names(found.train)
+    same = DataSource("a", str(folder), holdout=str(folder), on_invalid="drop")
+    with pytest.raises(DataError, match="every training picture is held out, too"):
+        read_items(same, 0, Letters())
+
+
+def test_a_validation_copy_is_left_out_of_training_and_a_held_out_one_of_both(
+    folder, tmp_path_factory
+):
+    held, chosen = (tmp_path_factory.mktemp(name) for name in ("held", "chosen"))
+    write(held / "a1.png", 0)
+    write(chosen / "a2.png", 0)
+    write(chosen / "a3.png", 1)
+    source = DataSource("a", str(folder), holdout=str(held), validation=str(chosen))
+    found = read_items(source, 0, Letters(on_invalid="drop"))
+    assert names(found.holdout) == ["a1.png"]
+    assert names(found.validation) == ["a3.png"]
+    assert len(found.train) == 10
+
+
+def test_one_picture_under_two_labels_is_refused_or_left_out_with_its_copy(folder):
+    write(folder / "c99.png", 0)  # the picture of a000.png
+    source = DataSource("a", str(folder))
+    with pytest.raises(DataError, match=r"1 images stand under two labels .*c99.png: .*a000.png"):
+        read_items(source, 0, Letters())
+    found = read_items(source, 0, Letters(on_invalid="drop"))
+    assert not {"a000.png", "c99.png"} & set(names(found.train + found.holdout))
+    assert len(found.train + found.holdout) == 11
+
+
+def test_copies_with_one_label_are_noted_and_never_on_both_sides_of_a_drawn_split(folder):
+    for number in range(4):
+        write(folder / f"a9{number}.png", number)  # copies of all of a's
+    sides = []
+    for seed in range(6):
+        found = read_items(DataSource("a", str(folder), split_seed=seed), 0, Letters())
+        assert any("4 images are copies of another with the same label" in n for n in found.notes)
+        train, held = (
+            {path.read_bytes() for path in paths(i)} for i in (found.train, found.holdout)
+        )
+        assert not train & held
+        sides += [note for note in found.notes if "have a copy that is held out" in note]
+    assert sides
+
+
+def paths(items):
+    return [item.image.path for item in items]
 
 
 def test_the_sites_own_seed_pins_the_split(folder):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import weakref
+from zlib import crc32
 
 import numpy as np
 import pytest
@@ -22,7 +23,9 @@ BOXES = [
 
 
 def write_picture(path, size=SIZE):
-    values = np.random.default_rng(len(path.name)).integers(0, 256, (size[1], size[0], 3))
+    values = np.random.default_rng(crc32(path.name.encode())).integers(
+        0, 256, (size[1], size[0], 3)
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(values.astype(np.uint8)).save(path)
     return path

@@ -91,6 +91,7 @@ def test_yolo_export_that_points_beside_itself_is_read_as_meant(site, schema):
         (site.root / folder).mkdir()
         for part in ("images", "labels"):
             shutil.copytree(site.root / part, site.root / folder / part)
+    changed(site.root / "valid" / "images")
     content = {"train": "../train/images", "val": "../valid/images", "test": "../test/images"}
     manifest.write_text(yaml.safe_dump({**content, "names": ["car", "bus"]}))
     data = _read(manifest, schema)
@@ -131,10 +132,28 @@ def test_voc_list_names_a_part(site, schema):
     assert (data.num_train, data.num_holdout) == (3, 1)
 
 
-def test_pictures_in_both_splits_are_noted(site, schema):
+def test_pictures_in_both_splits_are_refused(site, schema):
     path = site.yolo()
-    data = _read(path, schema, holdout=str(path))
-    assert any("4 pictures are in training and holdout" in note for note in data.notes)
+    with pytest.raises(DataError, match="4 images are in two splits"):
+        _read(path, schema, holdout=str(path))
+
+
+def test_copies_have_one_label_if_their_boxes_are_the_same_in_any_order(site, schema):
+    path = site.yolo()
+    label, images = site.root / "labels" / "p0.txt", site.root / "images"
+    shutil.copy(images / "p0.png", images / "p9.png")
+    lines = label.read_text().splitlines()
+    (site.root / "labels" / "p9.txt").write_text("\n".join(reversed(lines)))
+    assert any("1 images are copies" in note for note in _read(path, schema).notes)
+    (site.root / "labels" / "p9.txt").write_text(lines[0])
+    with pytest.raises(DataError, match=r"two labels \(\S+p9.png: same as \S+p0.png\)"):
+        _read(path, schema)
+
+
+def changed(folder):
+    """Make other files of the pictures in a folder, with the same pixels."""
+    for path in folder.glob("*.png"):
+        path.write_bytes(path.read_bytes() + b"0")
 
 
 def test_split_depends_on_the_seed_alone(site, schema):

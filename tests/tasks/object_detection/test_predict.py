@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import yaml
 
 from fl_common.errors import DataError
-from tasks.contract import ModelSpec
-from tests.tasks.object_detection.shapes import TINY, shape_task
+from tasks.contract import DataSource, LocalObjective, ModelSpec, TrainConfig
+from tasks.metrics import detection_stats, finalise_detection
+from tasks.metrics.detection import Detections
+from tests.tasks.object_detection.shapes import TINY, shape_task, write_shapes
 
 from .conftest import write_picture
 
@@ -163,3 +166,43 @@ def test_file_that_cannot_be_written_is_named(site, tmp_path):
     assert "4 pictures" in found.write(tmp_path / "found.json")
     assert json.loads((tmp_path / "found.json").read_text()) == found.content
     assert [path.name for path in tmp_path.iterdir() if "part" in path.name] == []
+
+
+def test_a_metric_of_the_file_is_the_reported_one_and_a_threshold_cuts_it(tmp_path):
+    task = shape_task()
+    path = write_shapes(tmp_path / "shapes", 40)
+    data = task.read(DataSource("a", str(path)), 0)
+    folder = tmp_path / "held"
+    folder.mkdir()
+    held = folder / task.export(DataSource("a", str(path)), 0, folder)["holdout"]
+    fitted = task.prepare(task.fit(data, 1))
+    model = task.build(FCOS, fitted, 0)
+    config = TrainConfig(optimizer="adam", lr=0.003, batch_size=8, local_epochs=6)
+    task.train(model, data, config, LocalObjective(), 0)
+    reported = task.finalise(task.evaluate(model, data), fitted).overall
+
+    def scored(content):
+        boxes = {image["id"]: [] for image in content["images"]}
+        for row in content["annotations"]:
+            boxes[row["image_id"]].append(row)
+        found = [_detections(rows) for rows in boxes.values()]
+        stats = detection_stats(data.holdout, found, 2, task.schema.score_threshold)
+        return finalise_detection(stats, task.schema.classes).values["map50"]
+
+    found = task.predict(model, held)
+    assert reported.values["map50"] > 0.05
+    assert scored(found.content) == pytest.approx(reported.values["map50"], abs=1e-3)
+    cut = found.above(0.25)
+    assert 0 < len(cut.content["annotations"]) < len(found.content["annotations"])
+    assert min(row["score"] for row in cut.content["annotations"]) >= 0.25
+    assert [row["id"] for row in cut.content["annotations"]][:2] == [1, 2]
+    assert len(cut) == len(found)
+
+
+def _detections(rows):
+    corners = [[x, y, x + w, y + h] for x, y, w, h in (row["bbox"] for row in rows)]
+    return Detections(
+        np.array(corners, dtype=np.float32).reshape(-1, 4),
+        np.array([row["score"] for row in rows], dtype=np.float32),
+        np.array([row["category_id"] for row in rows], dtype=np.int64),
+    )

@@ -99,7 +99,12 @@ def test_borders_and_moved_edges_are_without_a_label(site, make_schema):
 def test_a_folder_may_name_its_own_holdout(site, make_schema):
     site.write(sub="train")
     site.count = 4
-    data = read_site(DataSource("a", str(site.write(sub="val"))), 0, make_schema())
+    site.write(sub="val")
+    with pytest.raises(DataError, match="4 images are in two splits"):
+        read_site(DataSource("a", str(site.root)), 0, make_schema())
+    for path in (site.root / "val" / "images").glob("*.png"):
+        path.write_bytes(path.read_bytes() + b"0")  # another file
+    data = read_site(DataSource("a", str(site.root)), 0, make_schema())
     assert (data.num_train, data.num_holdout) == (16, 4)
 
 
