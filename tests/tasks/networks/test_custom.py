@@ -9,7 +9,7 @@ from fl_server.config.compose import compose_overrides
 from fl_server.runtimes.launch import launch
 from tasks.contract import DataSource, ModelSpec, Partition
 from tasks.registry import load_task
-from tests.contracts.task_contract import TaskContract
+from tasks.testing import TaskContract
 from tests.tasks.tabular.test_contract import COMMON, _table
 
 CODE = """

@@ -19,7 +19,7 @@ from strategies.wire.job import Job
 from tasks.contract import LocalObjective, ModelSpec, TrainConfig
 from tasks.object_detection.data import DetectionData
 from tasks.stats import Stats
-from tests.contracts.task_contract import NONE, TaskContract, assert_same
+from tasks.testing import NONE, TaskContract, assert_same
 from tests.tasks.object_detection.shapes import (
     SCHEMA,
     TINY,

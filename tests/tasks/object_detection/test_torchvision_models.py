@@ -15,7 +15,7 @@ from tasks.object_detection.augment import Augment, Loader
 from tasks.object_detection.data import DetectionData
 from tasks.object_detection.pixels import PADDING, boxed, letterbox, pixels
 from tasks.object_detection.suppression import suppress
-from tests.contracts.task_contract import NONE, assert_same
+from tasks.testing import NONE, assert_same
 from tests.tasks.object_detection.shapes import TINY, shape_sources, shape_task, write_shapes
 
 SPECS = {

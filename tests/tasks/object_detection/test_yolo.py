@@ -24,7 +24,7 @@ from fl_server.runtimes.simulation import InProcessGrid
 from tasks.contract import DataSource, LocalObjective, ModelSpec, TrainConfig, child_seed
 from tasks.object_detection import ultralytics_yolo
 from tasks.registry import load_task
-from tests.contracts.task_contract import NONE, TaskContract, assert_same
+from tasks.testing import NONE, TaskContract, assert_same
 from tests.tasks.object_detection.shapes import (
     TINY_YOLO,
     shape_sources,

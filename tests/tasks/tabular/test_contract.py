@@ -4,7 +4,7 @@ import pytest
 
 from tasks.contract import DataSource, ModelSpec, Partition
 from tasks.registry import load_task
-from tests.contracts.task_contract import TaskContract
+from tasks.testing import TaskContract
 
 
 def _table(rows=90):

@@ -1,11 +1,15 @@
-"""What every task adapter must do, whatever it learns.
+"""What every task adapter must do, whatever it learns: a test suite to subclass; needs pytest.
 
 A test module of one task subclasses ``TaskContract``, names it ``Test...`` and gives three
 fixtures: ``task``, ``sources`` (at least two sites) and ``spec`` (a model with few weights).
 """
 
+from __future__ import annotations
+
 import json
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,13 +22,14 @@ CONFIG = TrainConfig(optimizer="sgd", lr=0.05, batch_size=8, local_epochs=2)
 NONE = LocalObjective()
 
 
-def assert_same(left, right):
+def assert_same(left: Mapping[str, Any], right: Mapping[str, Any]) -> None:
+    """Require the same names in the same order, and equal arrays."""
     assert list(left) == list(right)
     for name in left:
         np.testing.assert_array_equal(left[name], right[name], err_msg=name)
 
 
-def assert_close(left, right):
+def assert_close(left: Any, right: Any) -> None:
     """Compare JSON values; numbers to 1e-12 relative, since sums depend on their order."""
     if isinstance(left, dict):
         assert list(left) == list(right)
@@ -38,19 +43,25 @@ def assert_close(left, right):
 
 
 class TaskContract:
+    """The suite; see the module."""
+
     @pytest.fixture
-    def sites(self, task, sources):
+    def sites(self, task: Any, sources: Any) -> Any:
+        """Read every site."""
         return [task.read(source, 7) for source in sources]
 
     @pytest.fixture
-    def fitted(self, task, sites):
+    def fitted(self, task: Any, sites: Any) -> Any:
+        """Pool the preprocessing."""
         return task.prepare(Stats.total(task.fit(site, 1) for site in sites))
 
     @pytest.fixture
-    def model(self, task, spec, fitted):
+    def model(self, task: Any, spec: Any, fitted: Any) -> Any:
+        """Build a fresh model."""
         return task.build(spec, fitted, 3)
 
-    def test_read_is_deterministic(self, task, sources, sites):
+    def test_read_is_deterministic(self, task: Any, sources: Any, sites: Any) -> None:
+        """Read is deterministic."""
         for source, site in zip(sources, sites, strict=True):
             again = task.read(source, 7)
             assert (again.num_train, again.num_holdout) == (site.num_train, site.num_holdout)
@@ -61,8 +72,8 @@ class TaskContract:
                 np.testing.assert_array_equal(array, task.fit(again, 1)[name])
 
     def test_validation_rows_are_taken_from_training_and_never_from_the_holdout(
-        self, task, sources, spec
-    ):
+        self, task: Any, sources: Any, spec: Any
+    ) -> None:
         """They train nothing, fit nothing and score nothing: they choose."""
         source = sources[0]
         plain = task.read(source, 7)
@@ -77,33 +88,49 @@ class TaskContract:
         other.holdout, other.validation = other.validation, None
         assert_same(task.evaluate(model, other), chosen)
 
-    def test_no_other_rows_stand_in_for_missing_validation_rows(self, task, model, sites):
+    def test_no_other_rows_stand_in_for_missing_validation_rows(
+        self, task: Any, model: Any, sites: Any
+    ) -> None:
+        """No other rows stand in for missing validation rows."""
         assert sites[0].num_validation == 0
         with pytest.raises(DataError, match="has no validation rows"):
             task.evaluate(model, sites[0], "validation")
 
-    def test_fitted_is_plain_json_and_independent_of_the_order_of_sites(self, task, sites, fitted):
+    def test_fitted_is_plain_json_and_independent_of_the_order_of_sites(
+        self, task: Any, sites: Any, fitted: Any
+    ) -> None:
+        """Fitted is plain json and independent of the order of sites."""
         assert json.loads(json.dumps(fitted, allow_nan=False)) == fitted
         reverse = task.prepare(Stats.total(task.fit(site, 1) for site in reversed(sites)))
         assert_close(reverse, fitted)
 
-    def test_fitted_survives_the_wire(self, task, spec, fitted, model, sites):
+    def test_fitted_survives_the_wire(
+        self, task: Any, spec: Any, fitted: Any, model: Any, sites: Any
+    ) -> None:
+        """Fitted survives the wire."""
         again = task.build(spec, json.loads(json.dumps(fitted)), 3)
         assert_same(again.arrays(), model.arrays())
         assert_same(task.evaluate(again, sites[0]), task.evaluate(model, sites[0]))
 
-    def test_build_depends_on_the_seed_only(self, task, spec, fitted, model):
+    def test_build_depends_on_the_seed_only(
+        self, task: Any, spec: Any, fitted: Any, model: Any
+    ) -> None:
+        """Build depends on the seed only."""
         assert_same(task.build(spec, fitted, 3).arrays(), model.arrays())
         other = task.build(spec, fitted, 4).arrays()
         assert any((other[name] != array).any() for name, array in model.arrays().items())
 
-    def test_unknown_model_and_parameter_are_config_errors(self, task, spec, fitted):
+    def test_unknown_model_and_parameter_are_config_errors(
+        self, task: Any, spec: Any, fitted: Any
+    ) -> None:
+        """Unknown model and parameter are config errors."""
         with pytest.raises(ConfigError, match="does not exist"):
             task.build(ModelSpec("no_such_model"), fitted, 0)
         with pytest.raises(ConfigError, match="no_such_parameter"):
             task.build(ModelSpec(spec.name, {"no_such_parameter": 1}), fitted, 0)
 
-    def test_arrays_are_copies_and_load_restores_them(self, model):
+    def test_arrays_are_copies_and_load_restores_them(self, model: Any) -> None:
+        """Arrays are copies and load restores them."""
         before = model.arrays()
         changed = model.arrays()
         for array in changed.values():
@@ -115,7 +142,8 @@ class TaskContract:
             array.setflags(write=False)  # as decoded from a message
         model.load(changed)
 
-    def test_load_refuses_other_names_shapes_and_dtypes(self, model):
+    def test_load_refuses_other_names_shapes_and_dtypes(self, model: Any) -> None:
+        """Load refuses other names shapes and dtypes."""
         arrays = model.arrays()
         name = next(iter(arrays))
         wrong = [
@@ -129,7 +157,10 @@ class TaskContract:
                 model.load(candidate)
             assert_same(model.arrays(), arrays)
 
-    def test_training_is_deterministic_and_starts_from_loaded_weights(self, task, model, sites):
+    def test_training_is_deterministic_and_starts_from_loaded_weights(
+        self, task: Any, model: Any, sites: Any
+    ) -> None:
+        """Training is deterministic and starts from loaded weights."""
         start = model.arrays()
         first = task.train(model, sites[0], CONFIG, NONE, 11)
         assert_same(model.arrays(), first.arrays)
@@ -142,7 +173,8 @@ class TaskContract:
             n: (a.shape, a.dtype) for n, a in first.arrays.items()
         }
 
-    def test_outcome_counts_rows_and_steps(self, task, model, sites):
+    def test_outcome_counts_rows_and_steps(self, task: Any, model: Any, sites: Any) -> None:
+        """Outcome counts rows and steps."""
         outcome = task.train(model, sites[0], CONFIG, NONE, 1)
         assert outcome.num_examples == sites[0].num_train
         assert outcome.num_steps == 2 * -(-sites[0].num_train // CONFIG.batch_size)
@@ -150,17 +182,22 @@ class TaskContract:
         assert limited.num_steps == 3
         assert np.isfinite(limited.loss)
 
-    def test_training_lowers_the_loss(self, task, model, sites):
+    def test_training_lowers_the_loss(self, task: Any, model: Any, sites: Any) -> None:
+        """Training lowers the loss."""
         one = TrainConfig(lr=0.05, batch_size=16)
         losses = [task.train(model, sites[0], one, NONE, seed).loss for seed in range(6)]
         assert losses[-1] < losses[0]
 
-    def test_divergence_is_an_error(self, task, model, sites):
+    def test_divergence_is_an_error(self, task: Any, model: Any, sites: Any) -> None:
+        """Divergence is an error."""
         model.load({name: np.full_like(array, 1e38) for name, array in model.arrays().items()})
         with pytest.raises(DivergedError):
             task.train(model, sites[0], CONFIG, NONE, 1)
 
-    def test_a_strong_proximal_term_keeps_weights_near_the_anchor(self, task, model, sites):
+    def test_a_strong_proximal_term_keeps_weights_near_the_anchor(
+        self, task: Any, model: Any, sites: Any
+    ) -> None:
+        """A strong proximal term keeps weights near the anchor."""
         start = model.arrays()
         config = TrainConfig(lr=0.01, local_epochs=5)
         free = task.train(model, sites[0], config, NONE, 1).arrays
@@ -168,12 +205,15 @@ class TaskContract:
         objective = LocalObjective(proximal_mu=50.0, anchor=start)
         near = task.train(model, sites[0], config, objective, 1).arrays
 
-        def distance(arrays):
+        def distance(arrays: Any) -> float:
             return sum(float(((arrays[n] - start[n]) ** 2).sum()) for n in start)
 
         assert distance(near) < 0.5 * distance(free)
 
-    def test_evaluation_sends_summands_only_and_changes_nothing(self, task, model, sites):
+    def test_evaluation_sends_summands_only_and_changes_nothing(
+        self, task: Any, model: Any, sites: Any
+    ) -> None:
+        """Evaluation sends summands only and changes nothing."""
         before = model.arrays()
         stats = task.evaluate(model, sites[0])
         assert_same(model.arrays(), before)
@@ -184,8 +224,9 @@ class TaskContract:
             assert np.isfinite(array).all()
 
     def test_pooled_scores_are_plain_and_each_metric_is_present_or_absent(
-        self, task, model, sites, fitted
-    ):
+        self, task: Any, model: Any, sites: Any, fitted: Any
+    ) -> None:
+        """Pooled scores are plain and each metric is present or absent."""
         pooled = Stats.total(task.evaluate(model, site) for site in sites)
         card = task.finalise(pooled, fitted)
         assert isinstance(card, ScoreCard)
@@ -196,7 +237,8 @@ class TaskContract:
             json.dumps([scores.values, scores.absent, scores.bounds, scores.arrays])
         json.dumps(card.attributions)
 
-    def test_finalise_of_nothing_has_absent_metrics_only(self, task, fitted):
+    def test_finalise_of_nothing_has_absent_metrics_only(self, task: Any, fitted: Any) -> None:
+        """Finalise of nothing has absent metrics only."""
         card = task.finalise(Stats(), fitted)
         assert not card.overall.values
         assert card.overall.absent
