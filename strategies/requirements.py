@@ -6,7 +6,8 @@ The rest of the system asks ``requirements_of`` and looks at no attribute of a s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -67,6 +68,9 @@ class Requirements:
     check_replies : callable, int -> object
         Raises ReplyError for a number of replies that the rule cannot use; from the method of
         this name.
+    round_metrics : callable, () -> mapping of str to float
+        Numbers of the strategy's own about the round that it just aggregated, for the round's
+        record; from the method of this name.
     """
 
     sgd: bool | None = None
@@ -85,6 +89,7 @@ class Requirements:
     tied_to_clients: tuple[str, ...] = ()
     expected_extra: Callable[[], Arrays] | None = None
     check_replies: Callable[[int], object] | None = None
+    round_metrics: Callable[[], Mapping[str, float]] | None = None
 
     def over(self, base: Requirements) -> Requirements:
         """Return what this says, and what ``base`` says where this says nothing."""
@@ -147,6 +152,7 @@ def own_requirements(strategy: Strategy) -> Requirements:
         if _overrides(strategy, "expected_extra")
         else None,
         check_replies=getattr(strategy, "check_replies", None),
+        round_metrics=getattr(strategy, "round_metrics", None),
     )
     for _, declared in _declarations(strategy):
         found = found.over(declared)
@@ -190,6 +196,36 @@ def _overrides(strategy: Strategy, method: str) -> bool:
 def needs_single_updates(strategy: Strategy) -> bool:
     """Say whether the rule must see each site's update: then the updates cannot be masked."""
     return bool(requirements_of(strategy).single_updates)
+
+
+def round_metrics(strategy: Strategy) -> dict[str, float]:
+    """Return the numbers of its own that a strategy, or one that it wraps, has for its round.
+
+    Raises
+    ------
+    ConfigError
+        If they are not finite numbers by name.
+    """
+    found: dict[str, float] = {}
+    for part in unwrapped(strategy):
+        tell = own_requirements(part).round_metrics
+        for name, value in (tell() if tell is not None else {}).items():
+            if not isinstance(name, str) or not name.strip():
+                raise ConfigError(f"round_metrics of {type(part).__name__}: {name!r} is no name")
+            if isinstance(value, bool | str) or not _is_finite(value):
+                raise ConfigError(
+                    f"round_metrics of {type(part).__name__}: '{name}' is {value!r}; return "
+                    "finite numbers"
+                )
+            found.setdefault(name, float(value))
+    return found
+
+
+def _is_finite(value: Any) -> bool:
+    try:
+        return math.isfinite(value)
+    except (TypeError, ValueError):
+        return False
 
 
 def check_class(kind: type[Any]) -> None:

@@ -11,8 +11,10 @@ from typing import Any
 from fl_server.config.usecase import UseCaseInfo
 from fl_server.leaderboard.views import clean_text, finite, json_safe
 from fl_server.results.records import RoundRecord, RunInfo, SubmissionInfo
-from tasks.contract import ScoreCard
+from tasks.contract import Scores
 
+STRATEGY = "strategy"
+"""The scope of a strategy's own numbers."""
 _SECRET_NAME = re.compile(r"passw|secret|token|api_?key|private_?key|credential", re.IGNORECASE)
 _URL_PASSWORD = re.compile(r"(\w://[^/\s:@]*:)[^/\s@]+@")
 
@@ -99,10 +101,14 @@ def round_values(record: RoundRecord) -> dict[str, Any]:
     }
 
 
-def metric_values(card: ScoreCard, round_id: int) -> list[dict[str, Any]]:
-    """Return the columns of every ``Metric``; a value that is not finite becomes a reason."""
+def metric_values(record: RoundRecord, round_id: int) -> list[dict[str, Any]]:
+    """Return the columns of every ``Metric``; a value that is not finite becomes a reason.
+
+    The strategy's own numbers are a scope beside the score card's.
+    """
     rows: list[dict[str, Any]] = []
-    for scope, scores in card.scopes().items():
+    own = {STRATEGY: Scores(dict(record.strategy_metrics))}
+    for scope, scores in (record.card.scopes() | own).items():
         reasons: dict[str, str] = {name: why or "absent" for name, why in scores.absent.items()}
         for name, number in scores.values.items():
             value = finite(number)

@@ -125,7 +125,7 @@ class Store:
             round_id = session.execute(
                 insert(Round).values(values).returning(Round.id)
             ).scalar_one()
-            metrics = rows.metric_values(record.card, round_id)
+            metrics = rows.metric_values(record, round_id)
             if metrics:
                 session.execute(insert(Metric), metrics)
             if record.sites:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -85,6 +86,8 @@ class RoundRecord:
         The same on the validation rows, which choose the final round; ``None`` without any.
     epsilon : float or None
         Privacy spent up to and with this round; ``None`` where nothing is noised.
+    strategy_metrics : mapping of str to float
+        The strategy's own numbers about the round.
     """
 
     round: int
@@ -99,6 +102,7 @@ class RoundRecord:
     reason: str = ""
     train_loss: float | None = None
     epsilon: float | None = None
+    strategy_metrics: Mapping[str, float] = field(default_factory=dict)
     validation_score: float | None = None
 
 

@@ -132,6 +132,7 @@ def _round(record: RoundRecord) -> dict[str, Any]:
         "validation_score": record.validation_score,
         "train_loss": record.train_loss,
         "epsilon": record.epsilon,
+        "strategy_metrics": dict(record.strategy_metrics),
         "metrics": overall.values,
         "sites": [vars(site) for site in record.sites],
         "seconds": record.seconds,

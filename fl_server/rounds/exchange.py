@@ -6,7 +6,8 @@ Plain messages, requests that outlive their round and masked sums stand behind i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from fl_server.results.records import SiteRecord
@@ -27,6 +28,8 @@ class TrainOutcome:
         Why the status is not ``ok``.
     loss : float or None
         Mean training loss, where the sites tell it.
+    strategy_metrics : mapping of str to float
+        The strategy's own numbers about the round (``round_metrics``).
     sites : tuple of SiteRecord
         What each site contributed, or why it did not, by name.
     """
@@ -36,6 +39,7 @@ class TrainOutcome:
     reason: str = ""
     loss: float | None = None
     sites: tuple[SiteRecord, ...] = ()
+    strategy_metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -122,6 +122,7 @@ class RoundLoop:
             train_loss=trained.loss,
             epsilon=self._memory.epsilon,
             validation_score=cards[0].look_up(path)[0] if self._validates else None,
+            strategy_metrics=trained.strategy_metrics,
         )
         return arrays, record
 

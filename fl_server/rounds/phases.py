@@ -24,7 +24,7 @@ from fl_server.rounds.reply_validation import (
 from fl_server.rounds.run_memory import RunMemory
 from fl_server.rounds.sites import Site, SiteGrid, addressed
 from fl_server.rounds.strategy_errors import definition, failure
-from strategies.requirements import requirements_of
+from strategies.requirements import requirements_of, round_metrics
 from strategies.snapshot import restore, snapshot
 from strategies.wire.messages import CONFIG, EVALUATE, JOB, LOSS, ROUND, SPLIT, request
 from strategies.wire.records import pack_arrays, record_of, unpack_arrays
@@ -89,7 +89,7 @@ class TrainPhase:
         config : mapping or None
             What the messages say beside the job and the round.
         """
-        before = snapshot(self.strategy)
+        before, own = snapshot(self.strategy), {}
         wanted = quorum or self._federation.config.sites.quorum or 1
         try:
             sites = (gather or self._federation.gather)()
@@ -102,6 +102,8 @@ class TrainPhase:
             if new is not None:
                 reason += definition(self.strategy) if status != "ok" else ""
                 new = self._validator.cast(new, arrays, definition(self.strategy))
+            if status == "ok":
+                own = round_metrics(self.strategy)
         except (Exception, SystemExit) as error:
             log.debug("strategy failed", exc_info=True)
             new, loss, status, reason = None, None, "failed", failure(self.strategy, error)
@@ -110,7 +112,7 @@ class TrainPhase:
             new = None
         records = self._federation.by_site(received.records, "train")
         self._memory.note(number, records, succeeded=status == "ok")
-        return TrainOutcome(new, status, reason, loss, records)
+        return TrainOutcome(new, status, reason, loss, records, own)
 
     def _configured(
         self, number: int, arrays: Arrays, sites: list[Site], more: Mapping[str, str]
