@@ -28,7 +28,7 @@ def _run(config: DictConfig) -> float | None:
     jobs on the rows that are scored would be a score that is too good.
     """
     from fl_common.files import write_atomically
-    from fl_server.config.compose import strategy_name
+    from fl_server.config.compose import strategy_name, with_shipped
     from fl_server.config.run_config import freeze
     from fl_server.results.scoring import final_round
     from fl_server.runtimes.launch import launch
@@ -38,7 +38,7 @@ def _run(config: DictConfig) -> float | None:
     folder = Path(job.runtime.output_dir)
     try:
         name = strategy_name(job.runtime.choices.get("strategy"), list(job.overrides.task))
-        run = freeze(config, folder, name)
+        run = with_shipped(freeze(config, folder, name), job.runtime.choices.get("usecase"))
         resolved = OmegaConf.to_yaml(config, resolve=True).encode()
         outcome = launch(run)
         write_atomically(folder / "config.yaml", resolved)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from fl_common.cli_errors import explained
-from fl_common.errors import ConfigError
+from fl_common.errors import ConfigError, FedleagueError
 from fl_server.config.run_config import RunConfig, freeze
 
 
@@ -39,13 +42,15 @@ def compose_run(run_config: Mapping[str, Any], num_nodes: int | None = None) -> 
     if not any(o.startswith("usecase=") for o in overrides):
         overrides.insert(0, f"usecase={run_config.get('usecase', 'breast_cancer')}")
     folder = Path(str(run_config["folder"])) if run_config.get("folder") else None
-    config = compose_overrides(overrides, folder)
+    choice = next(o for o in reversed(overrides) if o.startswith("usecase="))
+    config = with_shipped(compose_overrides(overrides, folder), choice.removeprefix("usecase="))
     if num_nodes is None or num_nodes == (num_sites := len(config.site_data)):
         return config
     data = config.resolved["data"]
     counted = any(o.lstrip("+").startswith("data.num_sites=") for o in overrides)
     if not (counted or data["names"] or data["sites"]):
-        return compose_overrides([*overrides, f"data.num_sites={num_nodes}"], folder)
+        counted_config = compose_overrides([*overrides, f"data.num_sites={num_nodes}"], folder)
+        return replace(counted_config, shipped=config.shipped)
     if num_nodes < num_sites:
         raise ConfigError(
             f"{num_sites} sites need as many simulated nodes, there are {num_nodes}; "
@@ -63,7 +68,7 @@ def compose_overrides(overrides: list[str], folder: Path | None = None) -> RunCo
         If an override does not exist.
     """
     try:
-        with initialize_config_module("conf", version_base="1.3"):
+        with _composer():
             full = compose("server", overrides=overrides, return_hydra_config=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise explained(error, known_options(overrides)) from None
@@ -75,6 +80,28 @@ def compose_overrides(overrides: list[str], folder: Path | None = None) -> RunCo
     if folder is None:
         folder = Path("runs") / str(config.usecase.slug) / f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
     return freeze(config, folder, strategy_name(choices["strategy"], overrides))
+
+
+def with_shipped(config: RunConfig, usecase: str | None) -> RunConfig:
+    """Add the use case ``usecase`` as it is without overrides, by which runs are ranked.
+
+    There is none for a use case that needs overrides, and for one that the overrides make another.
+    """
+    overrides = [f"usecase={usecase}", f"runtime={config.runtime_name}"]
+    try:
+        shipped = compose_overrides(overrides, config.folder)
+    except FedleagueError:
+        return config
+    return (
+        config if shipped.usecase.slug != config.usecase.slug else replace(config, shipped=shipped)
+    )
+
+
+def _composer() -> AbstractContextManager[Any]:
+    """Return what ``compose`` needs; on the command line Hydra has it, with ``--config-dir``."""
+    if GlobalHydra.instance().is_initialized():
+        return nullcontext()
+    return initialize_config_module("conf", version_base="1.3")
 
 
 def strategy_name(choice: str | None, overrides: list[str]) -> str:

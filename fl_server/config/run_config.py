@@ -110,6 +110,8 @@ class RunConfig:
     privacy: Privacy = field(default_factory=NoPrivacy)
     communication: Compression = field(default_factory=Compression)
     metrics: TaskMetrics = field(default_factory=TaskMetrics)
+    shipped: RunConfig | None = None
+    """The use case without the run's overrides; None where it cannot do without."""
     resolved: Mapping[str, Any] = field(default_factory=dict)
 
     @property

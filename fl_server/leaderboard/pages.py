@@ -110,6 +110,11 @@ def _breakable(name: str) -> Markup:
     return Markup("_<wbr>").join(name.split("_"))
 
 
+def _capfirst(text: str) -> str:
+    """Begin a sentence; ``capitalize`` would change the rest of it."""
+    return text[:1].upper() + text[1:]
+
+
 def _column(name: str) -> str:
     """Shorten ``subgroups/SMA/recall_macro`` to ``SMA: recall_macro``."""
     path = MetricPath.parse(name)
@@ -133,6 +138,7 @@ _environment.filters.update(
     column=_column,
     flat=_flat,
     breakable=_breakable,
+    capfirst=_capfirst,
     spark=_spark,
 )
 _environment.globals["hints"] = DIRECTIONS

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any
 
-from sqlalchemy import ColumnElement, Executable, and_, or_, select
+from sqlalchemy import ColumnElement, Executable, and_, func, or_, select
 from sqlalchemy.orm import Session
 
 from fl_server.leaderboard import standings, views
@@ -24,28 +24,34 @@ def usecases(session: Session) -> list[views.UseCaseView]:
     heads: dict[int, list[Any]] = defaultdict(list)
     for head in _heads(session):
         heads[head.usecase_id].append(head)
-    return [standings.usecase_view(case, standings.places(heads[case.id], case)) for case in found]
+    kept = _evaluations(session)
+    boards = [(case, standings.boards(heads[case.id], case, kept)) for case in found]
+    return [standings.usecase_view(case, board) for case, board in boards]
 
 
 def usecase_view(session: Session, case: UseCase) -> views.UseCaseView:
     """Return one use case."""
-    return standings.usecase_view(
-        case, standings.places(_heads(session, Run.usecase_id == case.id), case)
-    )
+    return standings.usecase_view(case, _boards(session, case))
 
 
 def leaderboard(session: Session, case: UseCase) -> views.LeaderboardView:
     """Return a use case's ranking, best first."""
-    places = standings.places(_heads(session, Run.usecase_id == case.id), case)
-    curves = _curves(session, case.id)
-    cells = _cells(session, case)
-    entries = [
-        standings.entry(
-            place, case, curves.get(place.row.head.id, []), cells.get(place.row.head.id, {})
-        )
-        for place in places
-    ]
-    return views.LeaderboardView(standings.usecase_view(case, places), len(entries), entries)
+    ranked, *apart = boards = _boards(session, case)
+    curves, cells = _curves(session, case.id), _cells(session, case, boards)
+
+    def entries(board: standings.Board) -> list[views.EntryView]:
+        return [
+            standings.entry(place, board, case, curves.get(run_id, []), cells.get(run_id, {}))
+            for place in board.places
+            for run_id in (place.row.head.id,)
+        ]
+
+    return views.LeaderboardView(
+        standings.usecase_view(case, boards),
+        len(ranked.places),
+        entries(ranked),
+        [views.ApartView(board.reason, entries(board)) for board in apart],
+    )
 
 
 def run(session: Session, run_id: int) -> views.RunView | None:
@@ -68,7 +74,8 @@ def run(session: Session, run_id: int) -> views.RunView | None:
     comparison = views.compare(
         *(None if item is None else metrics[item] for item in (first, final))
     )
-    return standings.run_view(this, submission, case, recorded, comparison)
+    apart = standings.reason_apart(_boards(session, case), run_id)
+    return standings.run_view(this, submission, case, recorded, comparison, apart=apart)
 
 
 def rounds(session: Session, run_id: int, since: int, limit: int | None) -> list[views.RoundView]:
@@ -94,11 +101,24 @@ def rounds(session: Session, run_id: int, since: int, limit: int | None) -> list
     ]
 
 
+def _boards(session: Session, case: UseCase) -> list[standings.Board]:
+    heads = _heads(session, Run.usecase_id == case.id)
+    return standings.boards(heads, case, _evaluations(session, Run.usecase_id == case.id))
+
+
+def _evaluations(session: Session, *where: ColumnElement[bool]) -> dict[str, dict[str, Any]]:
+    """Return every evaluation once, by its fingerprint."""
+    first = select(func.min(Run.id)).where(*where).group_by(Run.evaluation_fingerprint)
+    found = select(Run.evaluation_fingerprint, Run.evaluation).where(Run.id.in_(first))
+    return {mark: parts for mark, parts in _all(session, found) if mark is not None}
+
+
 def _heads(session: Session, *where: ColumnElement[bool]) -> list[Any]:
     """Return one row per run: who, and where it stands; in order of entry."""
     statement = (
         select(
-            *(Run.id, Run.usecase_id, Run.score_name, Run.strategy, Run.status, Run.reason),
+            *(Run.id, Run.usecase_id, Run.strategy, Run.status, Run.reason),
+            *(Run.score_name, Run.score_direction, Run.evaluation_fingerprint, Run.custom),
             *(Run.num_rounds, Run.num_rounds_done, Run.final_round),
             *(Run.baseline_score, Run.final_score, Run.started_at, Run.updated_at),
             Run.last_sign_at,
@@ -129,9 +149,12 @@ def _curves(session: Session, usecase_id: int) -> dict[int, list[Any]]:
     return curves
 
 
-def _cells(session: Session, case: UseCase) -> dict[int, standings.Cells]:
+def _cells(
+    session: Session, case: UseCase, boards: list[standings.Board]
+) -> dict[int, standings.Cells]:
     """Return the final round's score and declared columns of every run."""
-    names = {MetricPath.parse(name): name for name in (case.score_name, *case.extra_columns)}
+    wanted = {board.rule.name for board in boards} | {*case.extra_columns}
+    names = {MetricPath.parse(name): name for name in wanted}
     statement = (
         select(Round.run_id, Metric.scope, Metric.name, Metric.value, Metric.absent)
         .join(Round, Round.id == Metric.round_id)

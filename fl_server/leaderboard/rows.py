@@ -10,6 +10,7 @@ from typing import Any
 
 from fl_server.config.usecase import UseCaseInfo
 from fl_server.leaderboard.views import clean_text, finite, json_safe
+from fl_server.results.evaluation import fingerprint_of
 from fl_server.results.records import RoundRecord, RunInfo, SubmissionInfo
 from tasks.contract import Scores
 
@@ -19,7 +20,7 @@ _SECRET_NAME = re.compile(r"passw|secret|token|api_?key|private_?key|credential"
 _URL_PASSWORD = re.compile(r"(\w://[^/\s:@]*:)[^/\s@]+@")
 
 
-def usecase_values(info: UseCaseInfo) -> dict[str, Any]:
+def usecase_values(info: UseCaseInfo, evaluation: dict[str, Any] | None) -> dict[str, Any]:
     """Return the columns of a ``UseCase``."""
     now = datetime.now(UTC)
     return {
@@ -30,6 +31,7 @@ def usecase_values(info: UseCaseInfo) -> dict[str, Any]:
         "score_name": clean_text(info.score.name),
         "score_direction": info.score.direction,
         "extra_columns": json_safe(info.extra_columns),
+        "evaluation": json_safe(evaluation),
         "created_at": now,
         "updated_at": now,
     }
@@ -50,14 +52,34 @@ def submission_values(info: SubmissionInfo, usecase_id: int) -> dict[str, Any]:
     }
 
 
-def run_values(info: RunInfo, usecase_id: int, submission_id: int) -> dict[str, Any]:
+def customised(info: RunInfo, kept: dict[str, Any]) -> list[str]:
+    """Name what a run's use case changes of the one that the leaderboard keeps.
+
+    Other words for the same are no change where nobody gave them for this run alone: the use case
+    as shipped may have been reworded since.
+    """
+    mine = usecase_values(info.usecase, None)
+    fields = {"task": ("task",), "score": ("score_name", "score_direction")}
+    if info.shipped is None or info.shipped.info != info.usecase:
+        fields |= {name: (name,) for name in ("title", "description", "extra_columns")}
+    return [name for name, keys in fields.items() if any(mine[key] != kept[key] for key in keys)]
+
+
+def run_values(
+    info: RunInfo, usecase_id: int, submission_id: int, custom: list[str]
+) -> dict[str, Any]:
     """Return the columns of a ``Run`` that starts or continues now."""
     now = datetime.now(UTC)
+    evaluation = json_safe(info.evaluation) or None
     return {
         "key": clean_text(info.key),
         "usecase_id": usecase_id,
         "submission_id": submission_id,
         "score_name": clean_text(info.usecase.score.name),
+        "score_direction": info.usecase.score.direction,
+        "evaluation": evaluation,
+        "evaluation_fingerprint": fingerprint_of(evaluation) if evaluation else None,
+        "custom": custom,
         "strategy": clean_text(info.strategy),
         "runtime": clean_text(info.runtime),
         "seed": int(info.seed),

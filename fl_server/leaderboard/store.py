@@ -82,14 +82,15 @@ class Store:
     def open_run(self, info: RunInfo) -> int:
         """Register a run, or continue the one with the same key, and return its number.
 
+        A use case that is there already is not changed.
+
         Raises
         ------
         ConfigError
             If the key belongs to another use case, team or model.
         """
         with self._session(write=True) as session:
-            usecase = rows.usecase_values(info.usecase)
-            usecase_id = _upsert(session, UseCase, usecase, ["slug"], keep={"created_at"})
+            usecase_id, custom = _open_usecase(session, info)
             submission = rows.submission_values(info.submission, usecase_id)
             unknown = {"num_parameters"} if info.submission.num_parameters is None else set()
             submission_id = _upsert(
@@ -103,7 +104,7 @@ class Store:
                     f"run {info.key!r} is {' / '.join(known)}, not {' / '.join(asked)}: "
                     "start in another folder"
                 )
-            values = rows.run_values(info, usecase_id, submission_id)
+            values = rows.run_values(info, usecase_id, submission_id, custom)
             run_id = _upsert(session, Run, values, ["key"], keep={"started_at"})
             _settle(session, run_id)
             return run_id
@@ -184,7 +185,7 @@ class Store:
             return queries.usecase_view(session, _known(queries.usecase(session, slug), slug))
 
     def leaderboard(self, slug: str) -> views.LeaderboardView:
-        """Return a use case's ranking, best first (four queries, whatever its size).
+        """Return a use case's ranking, best first (five queries, whatever its size).
 
         Raises
         ------
@@ -255,6 +256,29 @@ def _upsert(
     return int(session.execute(statement.returning(table.__table__.c.id)).scalar_one())
 
 
+def _open_usecase(session: Session, info: RunInfo) -> tuple[int, list[str]]:
+    """Return the id of a run's use case, and what the run has changed of it for itself.
+
+    The first run brings the use case, as shipped where that is known; no later one changes it.
+    """
+    shipped = info.shipped
+    if shipped is not None and shipped.info.slug != info.usecase.slug:
+        shipped = None
+    usecase = rows.usecase_values(
+        shipped.info if shipped else info.usecase, shipped.evaluation if shipped else None
+    )
+    keep = usecase.keys() - {"updated_at"}
+    usecase_id = _upsert(session, UseCase, usecase, ["slug"], keep=set(keep))
+    if shipped:  # where an earlier run could not say
+        session.execute(
+            update(UseCase)
+            .where(UseCase.id == usecase_id, UseCase.evaluation.is_(None))
+            .values(evaluation=usecase["evaluation"])
+        )
+    kept = session.execute(select(UseCase.__table__).where(UseCase.id == usecase_id)).one()
+    return usecase_id, rows.customised(info, dict(kept._mapping))
+
+
 def _owner(session: Session, key: str) -> tuple[str, str, str] | None:
     owner = session.execute(
         select(UseCase.slug, Submission.team, Submission.model)
@@ -296,9 +320,7 @@ def _settle(session: Session, run_id: int) -> None:
     statement = select(*columns).where(Round.run_id == run_id).order_by(Round.round)
     recorded: list[Any] = list(session.execute(statement))
     num_rounds, direction = session.execute(
-        select(Run.num_rounds, UseCase.score_direction)
-        .join(UseCase, Run.usecase_id == UseCase.id)
-        .where(Run.id == run_id)
+        select(Run.num_rounds, Run.score_direction).where(Run.id == run_id)
     ).one()
     final = None
     if recorded and recorded[-1].round >= min(num_rounds, 1):

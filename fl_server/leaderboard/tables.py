@@ -69,6 +69,7 @@ class Table(DeclarativeBase):
         float: Double,
         datetime: UtcDateTime,
         dict[str, Any]: JSON,
+        dict[str, Any] | None: JSON(none_as_null=True),
         list[str]: JSON,
     }
 
@@ -86,6 +87,8 @@ class UseCase(Table):
     score_name: Mapped[str]
     score_direction: Mapped[str]
     extra_columns: Mapped[list[str]]
+    evaluation: Mapped[dict[str, Any] | None]
+    """What it is ranked by as shipped (``results.evaluation``); null where that is not known."""
     created_at: Mapped[datetime]
     updated_at: Mapped[datetime]
     """Moves whenever one of its runs does: what a page compares to know that it is stale."""
@@ -131,7 +134,14 @@ class Run(Table):
         ForeignKey("submission.id", ondelete="CASCADE"), index=True
     )
     score_name: Mapped[str]
+    score_direction: Mapped[str]
     """The score at launch: a run scored by something else must not be ranked."""
+    evaluation: Mapped[dict[str, Any] | None]
+    """What the run's scores are measured on; null for runs from before this was kept."""
+    evaluation_fingerprint: Mapped[str | None]
+    """Equal for equal evaluations, which alone are ranked together."""
+    custom: Mapped[list[str]]
+    """What of the use case the run has changed for itself."""
     strategy: Mapped[str]
     runtime: Mapped[str]
     seed: Mapped[int] = mapped_column(BigInteger)

@@ -110,12 +110,23 @@ class EntryView:
 
 
 @dataclass(frozen=True)
+class ApartView:
+    """Runs that are not ranked with the others, and why; ranked among themselves."""
+
+    reason: str
+    """Such as ``not comparable: holdout_fraction differs`` or ``custom evaluation: ...``."""
+    results: list[EntryView]
+
+
+@dataclass(frozen=True)
 class LeaderboardView:
     """A use case and its ranking, best first."""
 
     usecase: UseCaseView
     count: int
     results: list[EntryView]
+    apart: list[ApartView] = field(default_factory=list)
+    """Runs that were evaluated on something else, by what that is."""
 
 
 @dataclass(frozen=True)
@@ -226,6 +237,12 @@ class RunView:
     runtime: str
     seed: int
     config: dict[str, Any]
+    apart: str
+    """Why the run is not ranked with the others; empty where it is."""
+    evaluation: dict[str, Any] | None
+    """What the scores are measured on; ``None`` for runs from before this was kept."""
+    evaluation_fingerprint: str | None
+    """Equal for equal evaluations: only runs with the same are ranked together."""
     status: RunStatus
     reason: str
     num_rounds: int

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from fl_common.errors import FedleagueError, StoppedError
 from fl_common.logs import SERVER
 from fl_server.config.run_config import RunConfig
+from fl_server.results.evaluation import ShippedUseCase, evaluation_of
 from fl_server.results.records import RoundRecord, RunInfo, RunOutcome, SubmissionInfo
 from fl_server.results.run_status import SIGN_OF_LIFE_SECONDS, RunStatus
 from fl_server.rounds.sites import Site
@@ -91,18 +92,27 @@ class BoardObserver:
         if self._store is not None and self._run_id is not None:
             self._store.finish_run(self._run_id, state, reason)
 
-    def open_run(self, arrays: Arrays, finished: Sequence[RoundRecord] = ()) -> None:
+    def open_run(
+        self, arrays: Arrays, sites: Sequence[Site], finished: Sequence[RoundRecord] = ()
+    ) -> str:
         """Register the run; a resumed run keeps its place.
 
         Parameters
         ----------
+        sites : sequence of Site
+            Whose held-out rows the run is scored on.
         finished : sequence of RoundRecord
             Rounds of the checkpoint. They are stored again: a server killed between writing its
             checkpoint and storing the round would otherwise leave a gap.
+
+        Returns
+        -------
+        str
+            What the user should know: why the run is not ranked with the others, or nothing.
         """
         self._last_round = finished[-1].round if finished else None
         if self._config.board.url is None:
-            return
+            return ""
         store = self._store or self._open()
         config = self._config
         submission = SubmissionInfo(
@@ -121,6 +131,10 @@ class BoardObserver:
             seed=config.seed,
             num_rounds=config.rounds,
             config=dict(config.resolved),
+            evaluation=evaluation_of(config, sites),
+            shipped=ShippedUseCase(config.shipped.usecase, evaluation_of(config.shipped))
+            if config.shipped
+            else None,
         )
         self._run_id = store.open_run(info)
         for record in finished:
@@ -129,6 +143,13 @@ class BoardObserver:
             store.drop_rounds_after(self._run_id, finished[-1].round)
         arguments = (store, self._run_id)
         Thread(target=self._give_signs_of_life, args=arguments, daemon=True).start()
+        if not (reason := store.run(self._run_id).apart):
+            return ""
+        slug = config.usecase.slug
+        return (
+            f"{reason}: the leaderboard lists this run apart from the ranking of '{slug}'; "
+            "usecase.slug=NAME gives it a ranking of its own"
+        )
 
     def stopped(self, signal: Signals) -> str:
         """Say what was done when a person or the system ended the run, and how to go on."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fl_server.config.usecase import UseCaseInfo
+from fl_server.results.evaluation import ShippedUseCase
 from tasks.contract import Arrays, ScoreCard
 
 
@@ -34,6 +35,10 @@ class RunInfo:
     seed: int
     num_rounds: int
     config: dict[str, Any] = field(default_factory=dict)
+    evaluation: dict[str, Any] = field(default_factory=dict)
+    """What the scores are measured on (``results.evaluation``)."""
+    shipped: ShippedUseCase | None = None
+    """The use case without the run's overrides, where it can be known."""
 
 
 @dataclass(frozen=True)

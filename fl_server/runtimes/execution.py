@@ -62,7 +62,8 @@ def execute(grid: Grid, config: RunConfig, progress: Progress | None = None) -> 
         state.settle_model(model, task.empty_stats(model))
         arrays = _starting_weights(config, task, model)
         observers: Sequence[Observer] = (board, progress)
-        board.open_run(arrays, past)
+        if note := board.open_run(arrays, list(admission.registry), past):
+            progress.say(note)
         for observer in observers:
             observer.admitted(list(admission.registry))
         federation = Federation(grid, config, admission, state)

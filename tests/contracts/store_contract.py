@@ -13,6 +13,7 @@ from fl_server.config.usecase import ScoreRule, UseCaseInfo
 from fl_server.leaderboard import standings
 from fl_server.leaderboard.store import Store, UnknownEntryError
 from fl_server.results import run_status
+from fl_server.results.evaluation import ShippedUseCase
 from fl_server.results.records import RoundRecord, RunInfo, SiteRecord, SubmissionInfo
 from tasks.contract import ScoreCard, Scores
 
@@ -49,6 +50,10 @@ def make_record(number, score, **changes):
     )
     record = RoundRecord(number, phase, "ok", score, card, sites, 1.5, 10, 20, train_loss=0.4)
     return replace(record, **changes)
+
+
+def teams(entries):
+    return [(entry.team_name, entry.rank) for entry in entries]
 
 
 class StoreContract:
@@ -210,9 +215,105 @@ class StoreContract:
         changed = replace(USECASE, score=ScoreRule("accuracy"))
         new = store.open_run(make_info(key="new", team="b", usecase=changed))
         store.record_round(new, make_record(1, 0.5))
-        first, second = store.leaderboard("heart").results
-        assert (first.id, first.rank) == (new, 1)
-        assert (second.id, second.note) == (old, "scored by f1_macro, not by accuracy")
+        board = store.leaderboard("heart")
+        assert [(item.id, item.rank) for item in board.results] == [(old, 1)]
+        (apart,) = board.apart
+        assert [item.id for item in apart.results] == [new]
+        assert apart.reason == "custom evaluation: score differs"
+
+    def test_a_run_changes_no_use_case_that_exists(self, store):
+        runs = [store.open_run(make_info(key=f"run {n}", team=f"t{n}")) for n in range(9)]
+        for number, run_id in enumerate(runs):
+            store.record_round(run_id, make_record(1, 0.5 + number / 100))
+        before = store.usecase("heart")
+        changed = replace(
+            *(USECASE,), title="X", description="Y", score=ScoreRule("mse", "min"), extra_columns=()
+        )
+        custom = store.open_run(make_info(key="new", usecase=changed))
+        store.record_round(custom, make_record(1, 0.1))
+        board = store.leaderboard("heart")
+        assert [item.id for item in board.results] == runs[::-1]
+        assert [item.rank for item in board.results] == list(range(1, 10))
+        kept = ("title", "description", "score_formula_display", "extra_columns", "high_score")
+        assert [getattr(board.usecase, name) for name in kept] == [
+            getattr(before, name) for name in kept
+        ]
+        (apart,) = board.apart
+        assert apart.reason == (
+            "custom evaluation: score, title, description and extra_columns differ"
+        )
+        run = store.run(custom)
+        assert (run.apart, run.score_direction) == (apart.reason, "min")
+        assert run.improvement is None
+        assert store.run(runs[0]).apart == ""
+
+    def test_only_equal_evaluations_are_ranked_together(self, store):
+        def play(key, score, **changed):
+            evaluation = {"holdout_fraction": 0.2, "split_seed": 0, "sites": {"a": [4, 0, 1]}}
+            info = make_info(key=key, team=key, evaluation=evaluation | changed)
+            store.record_round(run_id := store.open_run(info), make_record(1, score))
+            return run_id
+
+        first = play("first", 0.7)
+        lucky = play("lucky", 1.0, holdout_fraction=0.02, sites={"a": [5, 0, 0]})
+        better = play("better", 0.8)
+        play("away", 0.9, sites={"b": [4, 0, 1]})
+        play("again", 0.95, holdout_fraction=0.02, sites={"a": [5, 0, 0]})
+        play("both", 0.9, holdout_fraction=0.1, split_seed=3)
+        board = store.leaderboard("heart")
+        assert [(item.id, item.rank) for item in board.results] == [(better, 1), (first, 2)]
+        assert board.usecase.high_score == 0.8
+        assert {
+            part.reason: [(e.team_name, e.rank) for e in part.results] for part in board.apart
+        } == {
+            "not comparable: holdout_fraction differs": [("lucky", 1), ("again", 2)],
+            "not comparable: sites differ": [("away", 1)],
+            "not comparable: holdout_fraction and split_seed differ": [("both", 1)],
+        }
+        assert store.run(lucky).apart == "not comparable: holdout_fraction differs"
+        assert store.run(lucky).evaluation["holdout_fraction"] == 0.02
+        prints = [store.run(run_id).evaluation_fingerprint for run_id in (first, better, lucky)]
+        assert prints[0] == prints[1] != prints[2]
+
+    def test_the_use_case_as_shipped_is_what_is_ranked(self, store):
+        shipped = ShippedUseCase(USECASE, {"split_seed": 0})
+        changed = replace(USECASE, title="Mine")
+        for key, seed, usecase in (("odd", 1, USECASE), ("mine", 0, changed), ("as", 0, USECASE)):
+            evaluation = {"split_seed": seed, "sites": {"a": [4, 0, 1]}}
+            info = make_info(key=key, usecase=usecase, evaluation=evaluation, shipped=shipped)
+            store.record_round(store.open_run(info), make_record(1, 0.5))
+        board = store.leaderboard("heart")
+        assert [store.run(item.id).key for item in board.results] == ["as"]
+        assert board.usecase.title == "Heart disease"
+        assert [part.reason for part in board.apart] == [
+            "not comparable: split_seed differs",
+            "custom evaluation: title differs",
+        ]
+
+    def test_a_use_case_that_ships_with_other_words_is_no_custom_one(self, store):
+        store.open_run(make_info())
+        reworded = replace(USECASE, title="Heart disease, reworded")
+        shipped = ShippedUseCase(reworded, {})
+        store.open_run(make_info(key="new", team="b", usecase=reworded, shipped=shipped))
+        board = store.leaderboard("heart")
+        assert (len(board.results), board.apart) == (2, [])
+        assert board.usecase.title == "Heart disease"
+
+    def test_runs_without_an_evaluation_stay_ranked_among_themselves(self, store):
+        for team, score in (("old a", 0.8), ("old b", 0.9)):
+            old = store.open_run(make_info(key=team, team=team))
+            store.record_round(old, make_record(1, score))
+        assert [item.team_name for item in store.leaderboard("heart").results] == ["old b", "old a"]
+        new = store.open_run(make_info(key="new", team="new", evaluation={"split_seed": 0}))
+        store.record_round(new, make_record(1, 0.1))
+        board = store.leaderboard("heart")
+        assert [item.team_name for item in board.results] == ["new"]
+        (apart,) = board.apart
+        assert [(item.team_name, item.rank) for item in apart.results] == [
+            ("old b", 1),
+            ("old a", 2),
+        ]
+        assert apart.reason.startswith("not comparable: from before")
 
     def test_only_running_and_finished_runs_have_a_place(self, store):
         for team in ("running", "finished", "stopped", "failed"):

@@ -74,3 +74,32 @@ def test_result_page_and_model_agree_on_the_final_round(run, board, tmp_path):
     model = tmp_path / "runs" / "0" / "model.safetensors"
     _, again = run("rounds=0", f"weights={model}", third)
     assert again["score"]["baseline"] == result["score"]["final"]
+
+
+def test_a_run_does_not_rewrite_its_use_case(run, board):
+    for seed in (0, 1):
+        said, _ = run("rounds=1", f"seed={seed}")
+        assert "apart from the ranking" not in said
+    said, _ = run("rounds=0", "usecase.title=X", "usecase.score={name: accuracy, direction: max}")
+    (told,) = [line for line in said.splitlines() if "apart from the ranking" in line]
+    assert told.startswith("custom evaluation: score and title differ")
+    view = board("breast_cancer")
+    assert view.usecase.title == "Breast cancer diagnosis from cell nuclei"
+    assert view.usecase.score_formula_display == "f1_macro"
+    assert sorted(item.rank for item in view.results) == [1, 2]
+    assert [len(part.results) for part in view.apart] == [1]
+
+
+def test_runs_on_other_held_out_rows_are_not_ranked_together(run, board):
+    _, first = run("rounds=1")
+    _, other = run("rounds=1", "seed=3")
+    rows = [
+        [site["num_examples"] for site in result["rounds"][0]["sites"]] for result in (first, other)
+    ]
+    assert rows[0] == rows[1]
+    said, _ = run("rounds=1", "seed=3", "data.holdout_fraction=0.02")
+    assert "not comparable: holdout_fraction differs: " in said
+    view = board("breast_cancer")
+    assert [item.rank for item in view.results] == [1, 2]
+    (apart,) = view.apart
+    assert apart.reason == "not comparable: holdout_fraction differs"

@@ -51,7 +51,7 @@ def score_on(config, split):
 def test_result_leaderboard_and_model_are_of_the_validation_best_round(compose, tmp_path):
     """Where the best round on the holdout is another one, its better score is not the run's."""
     url = f"sqlite:///{tmp_path}/board.sqlite"
-    config = compose(THIRD, *ROUGH, "rounds=8", f"board.url={url}", "seed=4")
+    config = compose(THIRD, *ROUGH, "rounds=8", f"board.url={url}", "data.split_seed=4", "seed=4")
     outcome = run(config)
     chosen_by = [record.validation_score for record in outcome.rounds]
     scores = [record.score for record in outcome.rounds]
@@ -106,7 +106,14 @@ def test_one_site_equals_a_hand_written_loop_that_stops_on_the_same_rows(compose
 
 
 def test_killed_run_resumes_to_the_same_chosen_round(compose, monkeypatch):
-    options = (THIRD, *ROUGH, "rounds=20", "early_stopping.patience=4", "seed=4")
+    options = (
+        THIRD,
+        *ROUGH,
+        "rounds=20",
+        "early_stopping.patience=4",
+        "data.split_seed=4",
+        "seed=4",
+    )
     whole = compose(*options, folder="whole")
     straight = run(whole)
     assert straight.stopped_early
