@@ -106,14 +106,8 @@ def test_one_site_equals_a_hand_written_loop_that_stops_on_the_same_rows(compose
 
 
 def test_killed_run_resumes_to_the_same_chosen_round(compose, monkeypatch):
-    options = (
-        THIRD,
-        *ROUGH,
-        "rounds=20",
-        "early_stopping.patience=4",
-        "data.split_seed=4",
-        "seed=4",
-    )
+    seeds = ("seed=4", "data.split_seed=4")
+    options = (THIRD, *ROUGH, "rounds=20", "early_stopping.patience=4", *seeds)
     whole = compose(*options, folder="whole")
     straight = run(whole)
     assert straight.stopped_early
