@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from fl_common.cli_errors import explained, friendly_errors
+from fl_common.cli_errors import as_hydra_reads, explained, friendly_errors
 from fl_common.errors import ConfigError, FedleagueError
 from fl_common.logs import log_to_terminal, quieten
+from fl_common.terminal import print_version
 from fl_common.validation import Count, Flag, FrozenModel, Positive, Text, keys_of, validated
 
 
@@ -93,6 +95,10 @@ def main() -> None:
     quieten()
     _failures.clear()
     with friendly_errors("fl-client"):
+        if "--version" in sys.argv[1:]:
+            print_version()
+            return
+        sys.argv[1:] = as_hydra_reads(sys.argv[1:])
         try:
             _run()
         except (HydraException, OmegaConfBaseException) as error:

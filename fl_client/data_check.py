@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fl_client.policy.site import SiteConfig, read_site, site_from_json
 from fl_client.site_job import SiteJob
-from fl_common.errors import ConfigError, FedleagueError
+from fl_common.errors import ConfigError, DataError, FedleagueError
 from tasks.contract import DrawsPreviews
 
 
@@ -68,4 +68,12 @@ def _draw(site: SiteConfig, job_text: str, path: Path) -> None:
 
 def check_simulated(sites: list[str], job_text: str) -> list[SiteReport]:
     """Check every site of a simulation before its first message."""
-    return [check_site(site_from_json(text), job_text) for text in sites]
+    found = [site_from_json(text) for text in sites]
+    for site in found:
+        source = site.source
+        for file in (source.train, source.holdout, source.validation):
+            if file and not file.startswith("dataset:") and not Path(file).exists():
+                raise DataError(
+                    f"site '{site.name}': {file} does not exist; correct the path in data.sites"
+                )
+    return [check_site(site, job_text) for site in found]

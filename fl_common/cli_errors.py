@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import sys
@@ -11,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from fl_common.errors import ConfigError, FedleagueError, StoppedError
+from fl_common.logs import is_debugging
+from fl_common.terminal import unbroken_streams
 from fl_common.words import nearest
 
 EXIT_USER_ERROR = 2
@@ -22,17 +23,18 @@ def friendly_errors(command: str) -> Iterator[None]:
 
     With ``FEDLEAGUE_DEBUG=1`` in the environment the traceback is shown instead.
     """
-    try:
-        yield
-    except FedleagueError as error:
-        if os.environ.get("FEDLEAGUE_DEBUG"):
-            raise
-        print(f"{command}: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(EXIT_USER_ERROR)
-    except KeyboardInterrupt as error:
-        stop = error if isinstance(error, StoppedError) else StoppedError(signal.SIGINT)
-        print(f"{command}: {stop}", file=sys.stderr)
-        sys.exit(128 + stop.signal)
+    with unbroken_streams():
+        try:
+            yield
+        except FedleagueError as error:
+            if is_debugging():
+                raise
+            print(f"{command}: {' '.join(str(error).split())}", file=sys.stderr)
+            sys.exit(EXIT_USER_ERROR)
+        except KeyboardInterrupt as error:
+            stop = error if isinstance(error, StoppedError) else StoppedError(signal.SIGINT)
+            print(f"{command}: {stop}", file=sys.stderr)
+            sys.exit(128 + stop.signal)
 
 
 @contextmanager
@@ -57,6 +59,34 @@ def stopped_by_signals() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def as_hydra_reads(arguments: Sequence[str], texts: Sequence[str] = ()) -> list[str]:
+    """Quote what Hydra's grammar does not know: letters beyond ASCII, and numbers meant as text.
+
+    Parameters
+    ----------
+    texts : sequence of str
+        Keys whose values are texts, whatever they look like.
+
+    >>> as_hydra_reads(["submission.team=Zürich", "data.names=[Bern,Genève]"])
+    ['submission.team="Zürich"', 'data.names=[Bern,"Genève"]']
+    """
+    return [_as_hydra_reads(argument, texts) for argument in arguments]
+
+
+def _as_hydra_reads(argument: str, texts: Sequence[str]) -> str:
+    key, equals, value = argument.partition("=")
+    is_simple = not set(value) & set("'\"\\${}[](),")
+    if key in texts and value and is_simple and value != "null":
+        return f'{key}="{value}"'
+    if not equals or value.isascii() or set(value) & set("'\"\\$"):
+        return argument
+    if is_simple:
+        return f'{key}="{value}"'
+    parts = re.split(r"([\[\]{}(),:])", value)
+    quoted = [part if part.isascii() else f'"{part.strip()}"' for part in parts]
+    return f"{key}={''.join(quoted)}"
 
 
 def explained(error: Exception, keys: Sequence[str] = ()) -> ConfigError:

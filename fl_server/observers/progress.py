@@ -9,6 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 from rich.table import Table
 
+from fl_common.terminal import console as wide_console
 from fl_server.config.run_config import RunConfig
 from fl_server.results.records import RoundRecord, RunOutcome
 from fl_server.results.scoring import final_round
@@ -23,7 +24,7 @@ class Progress:
 
     def __init__(self, config: RunConfig, console: Console | None = None) -> None:
         self._config = config
-        self._console = console or Console()
+        self._console = console or wide_console()
         self._bar = Bar(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),

@@ -94,8 +94,8 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     path = folder / FILE_NAME
     if not path.is_file():
         raise CheckpointError(
-            f"{path}: no checkpoint to resume from; give hydra.run.dir=FOLDER of a run that "
-            "finished at least its baseline, or leave out resume=true"
+            f"{path}: no checkpoint to resume from; give resume=FOLDER of a run that "
+            "finished at least its baseline, or start it anew"
         )
     try:
         with safe_open(path, framework="np") as file:

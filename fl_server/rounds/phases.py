@@ -224,7 +224,7 @@ class EvaluatePhase:
             raise QuorumError(
                 f"round {number}: {answered} of {wanted} sites evaluated the model"
                 f"{' (' + why + ')' if why else ''}; the last finished round is saved, "
-                "continue with resume=true"
+                f"continue with fl-server resume={self._federation.config.folder}"
             )
         sites = self._federation.by_site({**records, **unasked}, phase_of(split))
         return EvaluateOutcome(stats, sites)

@@ -16,6 +16,7 @@ from fl_common.logs import quieten
 from fl_server.config.compatibility import check_strategy
 from fl_server.config.instantiation import make_sampler
 from fl_server.config.run_config import RunConfig, fingerprint, make_strategy
+from fl_server.config.run_folder import write_config
 from fl_server.observers.leaderboard import BoardObserver
 from fl_server.observers.progress import Progress
 from fl_server.results.checkpoint import Checkpoint, read_checkpoint
@@ -49,6 +50,7 @@ def execute(grid: Grid, config: RunConfig, progress: Progress | None = None) -> 
     check_strategy(config, strategy, task)
     sampler = make_sampler(config.resolved.get("sampling"))
     resumed = _resumed(config)
+    write_config(config)
     progress = progress or Progress(config)
     with progress, BoardObserver(config) as board, _stoppable(board):
         state = RunState(config, client_update_name(strategy), resumed.run if resumed else "")
@@ -98,7 +100,7 @@ def _resumed(config: RunConfig) -> Checkpoint | None:
     if checkpoint.fingerprint != fingerprint(config):
         raise CheckpointError(
             f"{config.folder}: the run was started with another use case, model, strategy, data "
-            "or seed; give the same overrides as then"
+            f"or seed; give the same overrides as then, or only resume={config.folder}"
         )
     return checkpoint
 

@@ -63,7 +63,7 @@ def read_pictures(
     """
     suffix = path.suffix.lower()
     if not path.exists():
-        raise DataError(f"{path} does not exist; correct the path in site.yaml")
+        raise DataError(f"{path} does not exist; correct the path")
     if path.is_dir():
         return _folder(path, schema, split, labelled=labelled)
     if suffix == ".csv":

@@ -54,7 +54,7 @@ class BoxReader:
         """Return the pictures of YOLO, COCO or Pascal VOC files."""
         schema = self.schema
         if not path.exists():
-            raise DataError(f"{path} does not exist; correct the path in site.yaml")
+            raise DataError(f"{path} does not exist; correct the path")
         if is_coco(path):
             return read_coco(open_coco(path, issues), issues, schema.max_pixels)
         if is_yolo(path):

@@ -73,7 +73,7 @@ def open_table(name: str, missing: tuple[str, ...], is_text: Callable[[str], boo
         if path.is_dir():
             raise DataError(f"{name} is a directory; give the path of a CSV or Parquet file")
         if not path.exists():
-            raise DataError(f"{name} does not exist; correct the path in site.yaml")
+            raise DataError(f"{name} does not exist; correct the path")
         if reader is None:
             raise DataError(f"{name} has the ending '{path.suffix}'; expected .csv or .parquet")
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from fl_common.errors import DataError, SchemaError
 from fl_common.words import canonical, quoted, suggest
 from tasks.tabular.files import Table
 from tasks.tabular.schema import Subgroup, TabularSchema
-from tasks.tabular.values import numbers, text_codes
+from tasks.tabular.values import NotNumberError, numbers, text_codes
 
 
 @dataclass(frozen=True)
@@ -96,8 +97,14 @@ def feature_rows(
     numeric = [column for column in columns if not schema.is_categorical(column)]
     categorical = [column for column in columns if schema.is_categorical(column)]
     matrix = np.empty((size, len(numeric)))
+    texts: dict[str, NotNumberError] = {}
     for j, column in enumerate(numeric):
-        matrix[:, j] = numbers(table, column, missing)
+        try:
+            matrix[:, j] = numbers(table, column, missing)
+        except NotNumberError as error:
+            texts[column] = error
+    if texts:
+        raise _text_columns(texts, schema)
     encoded = [text_codes(table, column, missing) for column in categorical]
     codes = np.array([code for code, _ in encoded], dtype=np.int32).reshape(len(encoded), size).T
     return Rows(
@@ -109,6 +116,22 @@ def feature_rows(
         np.zeros(size) if target is None else target,
         np.zeros((size, 0), dtype=bool) if groups is None else groups,
     )
+
+
+def _text_columns(texts: dict[str, NotNumberError], schema: TabularSchema) -> DataError:
+    """Name every column that holds text, and what to paste if they are categories."""
+    names = [*schema.categorical, *texts]
+    listed = ",".join(
+        name if re.fullmatch(r"[A-Za-z_]\w*", name) else f'"{name}"' for name in names
+    )
+    paste = f"usecase.categorical=[{listed}]"
+    paste = f"'{paste}'" if '"' in paste else paste
+    first, *others = texts
+    if others:
+        cure = f"{quoted(texts)} hold text: give {paste}, or correct the values"
+    else:
+        cure = f"add '{first}' to usecase.categorical or correct the value ({paste})"
+    return DataError(f"{texts[first]}; {cure}")
 
 
 def complete_rows(rows: Rows) -> NDArray[np.int64]:

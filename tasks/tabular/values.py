@@ -36,6 +36,10 @@ def text_codes(
     return lookup[codes], tuple(levels)
 
 
+class NotNumberError(DataError):
+    """A text where the schema has a number; the message lacks the cure."""
+
+
 def numbers(
     table: Table, column: str, missing: Sequence[str], cure: str = ""
 ) -> NDArray[np.float64]:
@@ -43,10 +47,11 @@ def numbers(
 
     Raises
     ------
+    NotNumberError
+        If a value is text and there is no ``cure``, naming its row.
     DataError
         If a value is text, a date, infinite, or beyond 1e140, naming its row.
     """
-    cure = cure or f"add '{column}' to usecase.categorical or correct the value"
     series = table.frame[column]
     if pd.api.types.is_bool_dtype(series.dtype) or pd.api.types.is_numeric_dtype(series.dtype):
         if pd.api.types.is_complex_dtype(series.dtype):
@@ -89,9 +94,8 @@ def _parse(table: Table, column: str, missing: Sequence[str], cure: str) -> NDAr
         number = _as_float(text)
         if number is None:
             position = int(np.argmax(codes == code))
-            raise DataError(
-                f"{table.cell(position, column)}: '{_shorten(str(unique))}' is not a number; {cure}"
-            )
+            found = f"{table.cell(position, column)}: '{_shorten(str(unique))}' is not a number"
+            raise DataError(f"{found}; {cure}") if cure else NotNumberError(found)
         lookup[code] = number
     return lookup[codes]
 
