@@ -62,7 +62,7 @@ def recorded(folder: Path) -> tuple[str, str, int]:
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_signal_stops_a_run_that_its_folder_continues(tmp_path, number, code):
-    process = start(tmp_path, "rounds=12", "hydra.run.dir=run", "train.local_epochs=40")
+    process = start(tmp_path, "rounds=400", "hydra.run.dir=run")
     wait_for_round(process, 2)
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
@@ -74,10 +74,10 @@ def test_signal_stops_a_run_that_its_folder_continues(tmp_path, number, code):
     assert f"after round {rounds}; continue with fl-server resume=" in reason
     assert not (tmp_path / "run/result.json").exists()
 
-    ended = run(tmp_path, "fl-server", "resume=run", "rounds=6")
+    ended = run(tmp_path, "fl-server", "resume=run", f"rounds={rounds + 1}")
     assert (ended.returncode, ended.stderr) == (0, "")
-    assert recorded(tmp_path) == ("finished", "", 6)
-    whole = ("rounds=6", "hydra.run.dir=whole", "train.local_epochs=40", "board.url=null")
+    assert recorded(tmp_path) == ("finished", "", rounds + 1)
+    whole = (f"rounds={rounds + 1}", "hydra.run.dir=whole", "board.url=null")
     assert run(tmp_path, "fl-server", *whole).returncode == 0
     one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("run", "whole"))
     for name in one:
@@ -85,11 +85,12 @@ def test_signal_stops_a_run_that_its_folder_continues(tmp_path, number, code):
 
 
 def test_killed_run_has_its_configuration_and_looks_lost_in_time(tmp_path):
-    process = start(tmp_path, "rounds=12", "hydra.run.dir=run", "train.local_epochs=40", "seed=3")
+    process = start(tmp_path, "rounds=400", "hydra.run.dir=run", "seed=3")
     wait_for_round(process, 1)
     process.kill()
     process.communicate()
-    assert recorded(tmp_path)[0] == "running"
+    status, _, rounds = recorded(tmp_path)
+    assert status == "running"
     with closing(sqlite3.connect(tmp_path / "fedleague.sqlite")) as database:
         database.execute("update run set last_sign_at = '2026-01-01 00:00:00.000000'")
         database.commit()
@@ -99,9 +100,9 @@ def test_killed_run_has_its_configuration_and_looks_lost_in_time(tmp_path):
         (entry,) = store.leaderboard("breast_cancer").results
         assert (entry.status, entry.rank) == ("lost", None)
         assert "no sign of life since" in entry.note
-    ended = run(tmp_path, "fl-server", "resume=run", "rounds=3")
+    ended = run(tmp_path, "fl-server", "resume=run", f"rounds={rounds + 1}")
     assert (ended.returncode, ended.stderr) == (0, "")
-    assert recorded(tmp_path) == ("finished", "", 3)
+    assert recorded(tmp_path) == ("finished", "", rounds + 1)
     refused = run(tmp_path, "fl-server", "resume=run", "seed=4")
     assert refused.returncode == 2
     assert "seed=4 contradicts the run in run, which has seed=3" in refused.stderr
