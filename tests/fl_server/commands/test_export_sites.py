@@ -112,6 +112,21 @@ def test_exported_sites_give_the_scores_of_the_data_set(usecase, tmp_path):
     assert len({json.dumps(phase, sort_keys=True) for phase in expected[0].values()}) > 1
 
 
+@pytest.mark.parametrize("usecase", CASES)
+def test_validation_rows_are_exported_beside_them(usecase, tmp_path):
+    """The files' own fraction stays unused: every split is a file of its own."""
+    overrides = [*CASES[usecase], "data.validation_fraction=0.2", "rounds=1", "board.url=null"]
+    folders = write_sites(usecase, overrides, tmp_path / "sites")
+    judged = []
+    for more, folder in ((), "named"), ((sites_of(folders),), "files"):
+        job = [f"usecase={usecase}", *overrides, *more]
+        config = compose_overrides(job, tmp_path / folder)
+        rounds = execute(InProcessGrid(config.site_data), config).rounds
+        judged.append([(record.score, record.validation_score) for record in rounds])
+    assert judged[0] == judged[1]
+    assert all(score is not None for pair in judged[0] for score in pair)
+
+
 def test_exported_boxes_are_the_same_to_the_last_bit(tmp_path):
     overrides = list(CASES["crowd_detection"])
     (folder, _) = write_sites("crowd_detection", overrides, tmp_path)
