@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fl_common.errors import ConfigError
+from fl_server.results.columns import RoundColumns, columns_of
 from fl_server.results.result import RESULT
 from fl_server.results.saved_model import read_json
 from tasks.contract import BLOCKS, OVERALL, SUBGROUPS, MetricPath
@@ -59,9 +60,13 @@ def _metrics(result: dict[str, Any]) -> Table:
 def _rounds(result: dict[str, Any]) -> Table:
     table = Table(title="rounds")
     table.add_column("round")
-    private = any(record.get("epsilon") is not None for record in result["rounds"])
+    shown = {
+        name: column.label.lower()
+        for name, column in columns_of(RoundColumns).items()
+        if any(record.get(name) is not None for record in result["rounds"])
+    }
     names = ("score", "train loss", "sites", "seconds", "MB up", "MB down")
-    for name in (*names, "epsilon") if private else names:
+    for name in (*names, *shown.values()):
         table.add_column(name, justify="right")
     for record in result["rounds"]:
         answered = [s for s in record["sites"] if s["phase"] == "evaluate" and s["status"] == "ok"]
@@ -73,7 +78,7 @@ def _rounds(result: dict[str, Any]) -> Table:
             f"{record['seconds']:.2f}",
             f"{record['bytes_up'] / 1e6:.2f}",
             f"{record['bytes_down'] / 1e6:.2f}",
-            *([_number(record["epsilon"])] if private else []),
+            *(_number(record.get(name)) for name in shown),
         )
     return table
 

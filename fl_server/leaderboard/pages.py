@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from fl_server.leaderboard import views
 from fl_server.results import charts
+from fl_server.results.columns import RoundColumns, SiteColumns, columns_of
 from tasks.contract import DIRECTIONS, MetricPath
 
 NUM_HIGHLIGHTED = 8
@@ -142,3 +143,5 @@ _environment.filters.update(
     spark=_spark,
 )
 _environment.globals["hints"] = DIRECTIONS
+_environment.globals["round_columns"] = columns_of(RoundColumns)
+_environment.globals["site_columns"] = columns_of(SiteColumns)

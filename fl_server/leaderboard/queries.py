@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from fl_server.leaderboard import standings, views
 from fl_server.leaderboard.tables import Metric, Round, Run, Site, SiteRecord, Submission, UseCase
+from fl_server.results.columns import RoundColumns, SiteColumns, columns_of
 from tasks.contract import MetricPath
 
 
@@ -136,8 +137,8 @@ def _curves(session: Session, usecase_id: int) -> dict[int, list[Any]]:
     """Return every run's rounds, in order."""
     statement = (
         select(
-            *(Round.run_id, Round.round, Round.score, Round.epsilon),
-            *(Round.num_sites, Round.num_sites_ok),
+            *(Round.run_id, Round.round, Round.score, Round.num_sites, Round.num_sites_ok),
+            *(getattr(Round, name) for name in columns_of(RoundColumns)),
         )
         .join(Run, Run.id == Round.run_id)
         .where(Run.usecase_id == usecase_id)
@@ -188,16 +189,19 @@ def _sites(session: Session, round_ids: list[int]) -> dict[int, list[views.SiteV
     """Return the site records of rounds, by round id."""
     sent = SiteRecord
     columns = (sent.phase, sent.status, sent.num_examples, sent.seconds, sent.bytes_up)
-    more = (sent.bytes_down, sent.loss, sent.epsilon, sent.reason)
+    more = (sent.bytes_down, sent.loss, sent.reason)
+    further = [getattr(sent, name) for name in columns_of(SiteColumns)]
     statement = (
-        select(sent.round_id, Site.name, *columns, *more)
+        select(sent.round_id, Site.name.label("site"), *columns, *more, *further)
         .join(Site, Site.id == sent.site_id)
         .where(sent.round_id.in_(round_ids))
         .order_by(sent.round_id, Site.name, sent.phase.desc())
     )
     found: dict[int, list[views.SiteView]] = defaultdict(list)
     for row in _all(session, statement):
-        found[row.round_id].append(views.SiteView(*row[1:]))
+        found[row.round_id].append(
+            views.SiteView(**{k: v for k, v in row._mapping.items() if k != "round_id"})
+        )
     return found
 
 

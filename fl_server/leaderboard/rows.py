@@ -10,6 +10,7 @@ from typing import Any
 
 from fl_server.config.usecase import UseCaseInfo
 from fl_server.leaderboard.views import clean_text, finite, json_safe
+from fl_server.results.columns import values_of
 from fl_server.results.evaluation import fingerprint_of
 from fl_server.results.records import RoundRecord, RunInfo, SubmissionInfo
 from tasks.contract import Scores
@@ -105,14 +106,13 @@ def round_values(record: RoundRecord) -> dict[str, Any]:
         "status": record.status,
         "reason": clean_text(record.reason),
         "score": finite(record.score),
-        "validation_score": finite(record.validation_score),
         "train_loss": finite(record.train_loss),
         "seconds": finite(record.seconds) or 0.0,
         "bytes_up": int(record.bytes_up),
         "bytes_down": int(record.bytes_down),
         "num_sites": len(sites),
         "num_sites_ok": len(sites - failed),
-        "epsilon": finite(record.epsilon),
+        **{name: finite(value) for name, value in values_of(record).items()},
         "arrays": {
             clean_text(scope): json_safe(scores.arrays)
             for scope, scores in record.card.scopes().items()
@@ -158,7 +158,7 @@ def site_values(
             "bytes_up": int(site.bytes_up),
             "bytes_down": int(site.bytes_down),
             "loss": finite(site.loss),
-            "epsilon": finite(site.epsilon),
+            **{name: finite(value) for name, value in values_of(site).items()},
         }
         for (name, phase), site in latest.items()
     ]

@@ -11,6 +11,7 @@ from typing import Any
 from fl_server.config.usecase import ScoreRule
 from fl_server.leaderboard import ranking, views
 from fl_server.leaderboard.tables import Round, Run, Submission, UseCase
+from fl_server.results.columns import RoundColumns, columns_of
 from fl_server.results.evaluation import Evaluation, agrees, differing
 from fl_server.results.run_status import (
     LOST_AFTER_SECONDS,
@@ -215,11 +216,21 @@ def entry(
         num_rounds_done=head.num_rounds_done,
         num_sites=last.num_sites if last else 0,
         num_sites_ok=last.num_sites_ok if last else 0,
-        epsilon=last.epsilon if last else None,
+        **_columns(head, recorded),
         curve=[(item.round, item.score) for item in recorded],
         created_date=head.started_at,
         updated_date=state.updated_at,
     )
+
+
+def _columns(head: Any, recorded: list[Any]) -> dict[str, float | None]:
+    """Return a run's declared columns, each from the round that its declaration names."""
+    last = recorded[-1] if recorded else None
+    final = next((item for item in recorded if item.round == head.final_round), None)
+    return {
+        name: getattr(final if column.of_final_round else last, name, None)
+        for name, column in columns_of(RoundColumns).items()
+    }
 
 
 def _rule(case: UseCase) -> ScoreRule:
@@ -285,6 +296,7 @@ def run_view(
 
 def summary(item: Round) -> dict[str, Any]:
     """Return the fields of a ``RoundSummaryView``."""
-    first = ("round", "phase", "status", "reason", "score", "validation_score", "train_loss")
-    fields = (*first, "seconds", "bytes_up", "bytes_down", "num_sites", "num_sites_ok", "epsilon")
+    first = ("round", "phase", "status", "reason", "score", "train_loss", "seconds")
+    more = ("bytes_up", "bytes_down", "num_sites", "num_sites_ok")
+    fields = (*first, *more, *columns_of(RoundColumns))
     return {name: getattr(item, name) for name in fields} | {"recorded_date": item.recorded_at}

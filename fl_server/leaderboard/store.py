@@ -316,7 +316,7 @@ def _settle(session: Session, run_id: int) -> None:
 
     A run that will fine-tune has no final round before its first such round is recorded.
     """
-    columns = (Round.round, Round.status, Round.score, Round.validation_score)
+    columns = (Round.round, Round.status, Round.score, Round.__table__.c.validation_score)
     statement = select(*columns).where(Round.run_id == run_id).order_by(Round.round)
     recorded: list[Any] = list(session.execute(statement))
     num_rounds, direction = session.execute(

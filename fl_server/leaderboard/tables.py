@@ -10,6 +10,7 @@ A metric is keyed by ``scope``: ``overall``, ``subgroups/<name>`` or ``blocks/<n
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -29,6 +30,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
 
+from fl_server.results.columns import RoundColumns, SiteColumns, columns_of
 from fl_server.results.run_status import RunStatus
 
 
@@ -174,8 +176,6 @@ class Round(Table):
     status: Mapped[str]
     reason: Mapped[str]
     score: Mapped[float | None]
-    validation_score: Mapped[float | None]
-    """The score on the validation rows, which choose the final round; null without any."""
     train_loss: Mapped[float | None]
     seconds: Mapped[float]
     bytes_up: Mapped[int] = mapped_column(BigInteger)
@@ -183,8 +183,6 @@ class Round(Table):
     num_sites: Mapped[int]
     num_sites_ok: Mapped[int]
     """Counted once when recorded, so that a ranking need not read every site record."""
-    epsilon: Mapped[float | None]
-    """What differential privacy has spent by the end of the round; null where it is not used."""
     arrays: Mapped[dict[str, Any]]
     """Non-scalar results by scope, such as confusion matrices."""
     attributions: Mapped[dict[str, Any]]
@@ -212,7 +210,6 @@ class SiteRecord(Table):
     bytes_up: Mapped[int] = mapped_column(BigInteger)
     bytes_down: Mapped[int] = mapped_column(BigInteger)
     loss: Mapped[float | None]
-    epsilon: Mapped[float | None]
 
 
 class Metric(Table):
@@ -232,3 +229,12 @@ class Metric(Table):
     value: Mapped[float | None]
     absent: Mapped[str | None]
     bound: Mapped[float | None]
+
+
+def _add_columns(table: type[Table], names: Iterable[str]) -> None:
+    for name in names:
+        setattr(table, name, mapped_column(Double, nullable=True))
+
+
+_add_columns(Round, columns_of(RoundColumns))
+_add_columns(SiteRecord, columns_of(SiteColumns))

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from fl_server.results.columns import RoundColumns, SiteColumns
 from fl_server.results.run_status import RunStatus
 from tasks.contract import BLOCKS, OVERALL, SUBGROUPS, MetricPath
 
@@ -74,7 +75,7 @@ class CellView:
 
 
 @dataclass(frozen=True)
-class EntryView:
+class EntryView(RoundColumns):
     """One run in the ranking."""
 
     id: int
@@ -102,8 +103,6 @@ class EntryView:
     num_sites: int
     num_sites_ok: int
     """Sites of the last round, and how many of them answered in full."""
-    epsilon: float | None
-    """What differential privacy has spent; ``None`` where it is not used."""
     curve: Curve
     created_date: datetime
     updated_date: datetime
@@ -143,7 +142,7 @@ class MetricView:
 
 
 @dataclass(frozen=True)
-class SiteView:
+class SiteView(SiteColumns):
     """What one site contributed to one exchange."""
 
     site: str
@@ -154,13 +153,11 @@ class SiteView:
     bytes_up: int
     bytes_down: int
     loss: float | None
-    epsilon: float | None
-    """What the site's private training has spent so far."""
     reason: str
 
 
 @dataclass(frozen=True)
-class RoundSummaryView:
+class RoundSummaryView(RoundColumns):
     """One round without its metrics and sites."""
 
     round: int
@@ -168,16 +165,12 @@ class RoundSummaryView:
     status: str
     reason: str
     score: float | None
-    validation_score: float | None
-    """On the validation rows, which choose the final round; ``None`` without any."""
     train_loss: float | None
     seconds: float
     bytes_up: int
     bytes_down: int
     num_sites: int
     num_sites_ok: int
-    epsilon: float | None
-    """What differential privacy has spent so far; ``None`` where it is not used."""
     recorded_date: datetime
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fl_server.config.usecase import UseCaseInfo
+from fl_server.results.columns import RoundColumns, SiteColumns
 from fl_server.results.evaluation import ShippedUseCase
 from tasks.contract import Arrays, ScoreCard
 
@@ -42,7 +43,7 @@ class RunInfo:
 
 
 @dataclass(frozen=True)
-class SiteRecord:
+class SiteRecord(SiteColumns):
     """What one site contributed to one exchange: the acknowledged record.
 
     Parameters
@@ -58,8 +59,8 @@ class SiteRecord:
         Bytes from and to the site.
     reason : str
         Why the status is not ``ok``.
-    epsilon : float or None
-        What the site's own private training has spent so far.
+
+    Further numbers are those of ``SiteColumns``.
     """
 
     site: str
@@ -71,11 +72,10 @@ class SiteRecord:
     bytes_down: int = 0
     reason: str = ""
     loss: float | None = None
-    epsilon: float | None = None
 
 
 @dataclass(frozen=True)
-class RoundRecord:
+class RoundRecord(RoundColumns):
     """One round: the training exchange, the evaluation exchange and the pooled scores.
 
     Parameters
@@ -87,12 +87,10 @@ class RoundRecord:
         Not ``ok``: the previous model was kept, and ``reason`` says why.
     score : float or None
         The use case's score; ``None`` where it is absent.
-    validation_score : float or None
-        The same on the validation rows, which choose the final round; ``None`` without any.
-    epsilon : float or None
-        Privacy spent up to and with this round; ``None`` where nothing is noised.
     strategy_metrics : mapping of str to float
         The strategy's own numbers about the round.
+
+    Further numbers are those of ``RoundColumns``.
     """
 
     round: int
@@ -106,9 +104,7 @@ class RoundRecord:
     bytes_down: int
     reason: str = ""
     train_loss: float | None = None
-    epsilon: float | None = None
     strategy_metrics: Mapping[str, float] = field(default_factory=dict)
-    validation_score: float | None = None
 
 
 @dataclass(frozen=True)

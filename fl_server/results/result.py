@@ -15,6 +15,7 @@ from safetensors.numpy import save
 from fl_common.files import write_atomically
 from fl_server.config.run_config import RunConfig
 from fl_server.results.charts import score_curve_svg
+from fl_server.results.columns import values_of
 from fl_server.results.records import RoundRecord, RunOutcome
 from fl_server.results.scoring import final_round
 from tasks.contract import BLOCKS, OVERALL, SUBGROUPS, MetricPath, ScoreCard, Scores
@@ -129,9 +130,8 @@ def _round(record: RoundRecord) -> dict[str, Any]:
         "status": record.status,
         "reason": record.reason,
         "score": record.score,
-        "validation_score": record.validation_score,
         "train_loss": record.train_loss,
-        "epsilon": record.epsilon,
+        **values_of(record),
         "strategy_metrics": dict(record.strategy_metrics),
         "metrics": overall.values,
         "sites": [vars(site) for site in record.sites],
