@@ -207,6 +207,7 @@ VALUES: dict[str, tuple[str, ...]] = {
     "model.params.dropout": ("1", "-1", "abc"),
     "model.params.activation": ("foo", "3"),
     "data.holdout_fraction": ("2", "0", "1", "abc"),
+    "data.validation_fraction": ("2", "0", "1", "-0.1", "abc", "true"),
     "data.num_sites": ("0", "-3", "abc"),
     "data.split_seed": ("abc",),
     "data.on_invalid": ("maybe", "5", "true", "[drop]"),
