@@ -7,7 +7,7 @@ fixtures: ``task``, ``sources`` (at least two sites) and ``spec`` (a model with 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +16,7 @@ import pytest
 
 from fl_common.errors import ConfigError, DataError, DivergedError, ReplyError
 from tasks.contract import LocalObjective, ModelSpec, ScoreCard, TrainConfig
+from tasks.metrics.extra import require_sums
 from tasks.stats import Stats
 
 CONFIG = TrainConfig(optimizer="sgd", lr=0.05, batch_size=8, local_epochs=2)
@@ -40,6 +41,29 @@ def assert_close(left: Any, right: Any) -> None:
             assert_close(one, other)
     else:
         assert left == (right if isinstance(right, str) else pytest.approx(right, rel=1e-12))
+
+
+def check_metric(make: Callable[[], Any], predictions: Any, targets: Any) -> float:
+    """Require that a metric's sums over two sites give the metric of all rows; return it.
+
+    Parameters
+    ----------
+    make : callable
+        Returns a fresh ``torchmetrics.Metric``.
+    predictions, targets : tensors of as many rows, at least two
+    """
+    whole, summed = make(), make()
+    require_sums(type(whole).__name__, whole)
+    whole.update(predictions, targets)
+    half = len(targets) // 2
+    for rows in (slice(0, half), slice(half, None)):
+        site = make()
+        site.update(predictions[rows], targets[rows])
+        for state in site._defaults:
+            setattr(summed, state, getattr(summed, state) + getattr(site, state))
+    summed._update_count = 1  # otherwise compute() warns that nothing was added
+    assert float(summed.compute()) == pytest.approx(float(whole.compute()))
+    return float(whole.compute())
 
 
 class TaskContract:

@@ -151,11 +151,38 @@ def new_strategy(
     name: Annotated[str, typer.Argument(help="A module name, such as my_strategy.")],
 ) -> None:
     """Write NAME.py, config/strategy/NAME.yaml and a passing test into the current folder."""
-    from fl_server.commands.new_strategy import write_strategy
+    _write("strategy", name, f"fl-server --config-dir config strategy={name}")
 
-    for path in write_strategy(name, Path()):
+
+@new.command("task")
+def new_task(name: Annotated[str, typer.Argument(help="A module name, such as my_task.")]) -> None:
+    """Write a plugin with a task (NAME.py, pyproject.toml, a passing contract test)."""
+    _write("task", name, f"pytest test_{name}.py; pip install -e . and usecase.task={name}")
+
+
+@new.command("model")
+def new_model(
+    name: Annotated[str, typer.Argument(help="A module name, such as my_net.")],
+) -> None:
+    """Write a plugin with a network (NAME.py, pyproject.toml, a passing contract test)."""
+    _write("model", name, f"fl-server model=custom model._target_={name}:{name}")
+
+
+@new.command("metric")
+def new_metric(
+    name: Annotated[str, typer.Argument(help="A module name, such as my_metric.")],
+) -> None:
+    """Write a plugin with a metric (NAME.py, pyproject.toml, a passing test)."""
+    asked = f"'+usecase.extra_metrics={{{name}:{{_target_:{name}}}}}'"
+    _write("metric", name, f"pip install -e . and fl-server usecase=diabetes {asked}")
+
+
+def _write(kind: str, name: str, how: str) -> None:
+    from fl_server.commands.new_plugin import write_plugin
+
+    for path in write_plugin(kind, name, Path()):
         _say(str(path))
-    _say(f"try it: fl-server --config-dir config strategy={name}")
+    _say(f"try it: {how}")
 
 
 @keys.command("new")

@@ -90,7 +90,7 @@ class TorchmetricStats:
                 f"extra metric '{self.name}': '{self.target}' makes no torchmetrics.Metric"
             )
         metric.set_dtype(float64)
-        self._check_states(metric)
+        require_sums(self.name, metric)
         return metric
 
     def _factory(self) -> Callable[..., Any]:
@@ -111,24 +111,6 @@ class TorchmetricStats:
         if not isinstance(factory, type) or not issubclass(factory, Metric):
             raise ConfigError(f"extra metric '{self.name}': no metric '{self.target}'")
         return factory
-
-    def _check_states(self, metric: Metric) -> None:
-        from torch import Tensor
-        from torchmetrics.utilities.data import dim_zero_sum
-
-        kind = type(metric).__name__
-        if kind.startswith("Multilabel"):
-            raise ConfigError(f"extra metric '{self.name}': multi-label metrics do not fit")
-        if not metric._defaults:
-            raise ConfigError(f"extra metric '{self.name}': {kind} has no state of its own")
-        for state, default in metric._defaults.items():
-            starts_at_zero = isinstance(default, Tensor) and not default.any()
-            if not starts_at_zero or metric._reductions[state] is not dim_zero_sum:
-                raise ConfigError(
-                    f"extra metric '{self.name}': state '{state}' of {kind} is not a plain sum; "
-                    "it may hold single rows' predictions, which must not leave a site. "
-                    "Give binned arguments (thresholds=...) or choose another metric"
-                )
 
 
 @dataclass(frozen=True)
@@ -217,6 +199,32 @@ class ExtraMetrics:
                 arrays=own.arrays | more.arrays,
             )
         return own
+
+
+def require_sums(name: str, metric: Metric) -> None:
+    """Require that every state of a metric adds up over sites.
+
+    Raises
+    ------
+    ConfigError
+        If it is multi-label, has no state, or a state that is a list or not a sum from zero.
+    """
+    from torch import Tensor
+    from torchmetrics.utilities.data import dim_zero_sum
+
+    kind = type(metric).__name__
+    if kind.startswith("Multilabel"):
+        raise ConfigError(f"extra metric '{name}': multi-label metrics do not fit")
+    if not metric._defaults:
+        raise ConfigError(f"extra metric '{name}': {kind} has no state of its own")
+    for state, default in metric._defaults.items():
+        starts_at_zero = isinstance(default, Tensor) and not default.any()
+        if not starts_at_zero or metric._reductions[state] is not dim_zero_sum:
+            raise ConfigError(
+                f"extra metric '{name}': state '{state}' of {kind} is not a plain sum; "
+                "it may hold single rows' predictions, which must not leave a site. "
+                "Give binned arguments (thresholds=...) or choose another metric"
+            )
 
 
 def extra_stats(
