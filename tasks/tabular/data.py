@@ -199,6 +199,12 @@ def _notes(train: Rows, schema: TabularSchema) -> list[str]:
         codes = train.codes[:, j]
         if (codes < 0).all():
             notes.append(f"column '{column}' has no value")
+        counts = np.bincount(codes[codes >= 0])
+        if column not in declared and counts.sum() > 1 and counts.max() == 1:
+            notes.append(
+                f"column '{column}' has another value in every row, from which nothing is learned; "
+                f"usecase.exclude=[{column}] leaves it out"
+            )
         used = {train.levels[j][code] for code in np.unique(codes[codes >= 0])}
         unknown = sorted(used.difference(declared[column])) if column in declared else []
         if unknown:

@@ -7,6 +7,7 @@ values only) and ``SimpleImputer(strategy="mean")``.
 from __future__ import annotations
 
 import json
+import logging
 from hashlib import sha256
 from typing import Any
 
@@ -24,6 +25,8 @@ from tasks.tabular.moments import (
 )
 from tasks.tabular.rows import Rows
 from tasks.tabular.schema import TabularSchema, matches
+
+log = logging.getLogger(__name__)
 
 
 def fit_rows(rows: Rows, schema: TabularSchema, min_group_size: int) -> Stats:
@@ -175,6 +178,14 @@ def _vocabulary(stats: Stats, column: str, schema: TabularSchema) -> dict[str, A
     declared = dict(schema.categories).get(column)
     if declared is None and not values and not other and missing:
         raise _no_value(column)
+    if declared is None and not values and other:  # a warning, as fl-server shows no lesser line
+        log.warning(
+            "column '%s' tells rows nothing: no value is held by enough rows of a site, so each "
+            "counts as 'other'; leave it out with usecase.exclude=[%s], or name its values in "
+            "usecase.categories",
+            column,
+            column,
+        )
     levels = sorted(values) if declared is None else list(declared)
     return {
         "levels": levels,

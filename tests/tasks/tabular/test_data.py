@@ -267,3 +267,14 @@ def test_subgroup_columns_need_not_be_features(tmp_path):
     path.write_text("a,sex,age,y\n1,f,old,no\n2,f,3,yes\n")
     with pytest.raises(DataError, match=r"row 2, column 'age': 'old' is not .*subgroups.sixty"):
         task.read(DataSource("s", str(path)), 0)
+
+
+def test_a_categorical_column_of_unique_texts_is_told_to_the_site(tmp_path):
+    frame = pd.DataFrame({"k": [f"v{i}" for i in range(10)], "m": list("xxxxxyyyyy")})
+    frame.assign(x=range(10), y=["a", "b"] * 5).to_csv(tmp_path / "t.csv", index=False)
+    keys = {"target": "y", "classes": ["a", "b"], "categorical": ["k", "m"]}
+    task = load_task("tabular_classification", keys)
+    notes = task.read(DataSource("a", str(tmp_path / "t.csv")), 0).notes
+    (note,) = [note for note in notes if "another value in every row" in note]
+    assert note.startswith("column 'k'")
+    assert "usecase.exclude=[k]" in note

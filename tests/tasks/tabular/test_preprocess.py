@@ -265,3 +265,14 @@ def test_encoding_rows_without_a_fitted_column():
     schema = make_schema()
     with pytest.raises(SchemaError, match="late: column 'b' is missing"):
         encoder.encode(rows_of(labelled(a=[1.0, 2]), schema), "late")
+
+
+def test_a_column_of_values_that_no_site_may_name_is_told_with_the_cure(caplog):
+    schema = make_schema(categorical=["k", "m"])
+    frame = labelled(a=np.arange(6.0), k=list("abcdef"), m=list("xxxyyy"))
+    fitted = fit([frame, frame], schema, min_group_size=3)
+    assert fitted["categorical"]["k"]["levels"] == []
+    assert fitted["categorical"]["m"]["levels"] == ["x", "y"]
+    (record,) = [r for r in caplog.records if "tells rows nothing" in r.getMessage()]
+    assert "column 'k'" in record.getMessage()
+    assert "usecase.exclude=[k]" in record.getMessage()
