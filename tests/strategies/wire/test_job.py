@@ -37,6 +37,37 @@ def test_a_text_is_decoded_once():
     assert Job.from_json(text) is Job.from_json(text)
 
 
+JOB_TEXT = Job(
+    task="tabular_classification",
+    schema={"target": "y", "classes": ["n", "p"]},
+    model=ModelSpec("mlp", {"hidden": [8]}),
+    train=TrainConfig(lr=0.1 + 0.2),
+    strategy="scaffold",
+    seed=3,
+    fitted={"mean": [0.1, 1e-300]},
+)
+
+
+def test_job_survives_the_wire_with_every_bit():
+    assert Job.from_json(JOB_TEXT.to_json()) == JOB_TEXT
+    assert Job.from_json(JOB_TEXT.to_json()).train.lr == 0.1 + 0.2
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("not json", "cannot be read"),
+        ("[]", "cannot be read"),
+        ('{"protocol": 99}', "protocol 99"),
+        (JOB_TEXT.to_json().replace('"seed"', '"sead"'), "sead"),
+        (JOB_TEXT.to_json().replace('"lr"', '"learning"'), "cannot be read"),
+    ],
+)
+def test_other_jobs_are_refused(text, match):
+    with pytest.raises(ReplyError, match=match):
+        Job.from_json(text)
+
+
 def changed(path, value):
     raw = json.loads(JOB.to_json())
     *outer, key = path.split(".")
