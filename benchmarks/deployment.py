@@ -86,7 +86,7 @@ def run_fedleague(folder: Path, num_rounds: int) -> list[float]:
     server = [
         "fl-server", "usecase=tabular_regression", "usecase.target=y", "model=linear",
         "runtime=deployment", "runtime.insecure=true", "runtime.host=127.0.0.1",
-        f"runtime.port={port}", "runtime.serve=false", "board.url=null", "sites.quorum=2",
+        f"runtime.port={port}", "board.serve=false", "board.url=null", "sites.quorum=2",
         "train.local_epochs=1", f"rounds={num_rounds}", f"hydra.run.dir={folder}/run",
     ]  # fmt: skip
     with processes(folder) as start:

@@ -79,6 +79,7 @@ def run_fedleague(folder: Path, clients: int, rounds: int) -> tuple[float, float
 
     from fl_server.config.compose import compose_overrides
     from fl_server.runtimes.launch import launch
+    from tasks.contract import DataSource, Partition
 
     save_file(digits.read_weights(folder), folder / "weights.safetensors")
     table = str(folder / "table.csv")
@@ -97,20 +98,19 @@ def run_fedleague(folder: Path, clients: int, rounds: int) -> tuple[float, float
         f"train.batch_size={digits.BATCH_SIZE}",
         "train.local_epochs=1",
         f"rounds={rounds}",
-        f"weights={folder / 'weights.safetensors'}",
+        f"initial_weights={folder / 'weights.safetensors'}",
         "board.url=null",
     ]
     started = time.perf_counter()
     config = compose_overrides(overrides, folder / "run")
     cut = {"kind": "column", "column": "client", "num_sites": clients}
     sites = tuple(
-        {
-            "name": digits.name(client),
-            "data": {"train": table, "holdout": table, "partition": {**cut, "index": client}},
-        }
+        DataSource(
+            digits.name(client), table, holdout=table, partition=Partition(**cut, index=client)
+        )
         for client in range(clients)
     )
-    outcome = launch(replace(config, site_data=sites))
+    outcome = launch(replace(config, sources=sites))
     return time.perf_counter() - started, float(outcome.rounds[-1].score or 0.0)
 
 

@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from fl_common.cli_errors import as_hydra_reads, explained, friendly_errors
 from fl_common.errors import ConfigError, FedleagueError
 from fl_common.logs import log_to_terminal, quieten
+from fl_common.own_packages import bind_own_packages
 from fl_common.terminal import print_version
 from fl_common.validation import Count, Flag, FrozenModel, Positive, Text, keys_of, validated
 
@@ -89,7 +90,8 @@ def _say(line: str) -> None:
 
 def main() -> None:
     """Entry point of ``fl-client``."""
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    bind_own_packages()
+    os.environ["HYDRA_FULL_ERROR"] = "1"
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     log_to_terminal()
     quieten()

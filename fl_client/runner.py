@@ -129,7 +129,7 @@ def compressed(
     state: SiteState,
 ) -> Arrays | None:
     """Return the encoded update; None where the job wants the weights as they are."""
-    compression = job.job.communication
+    compression = job.job.compression
     if not applies(received, compression):
         return None
     seed = child_seed(job.job.seed, "rounding", job.site.name, round_of(config))

@@ -6,8 +6,10 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+
+import yaml
 
 from fl_common.errors import ConfigError, FedleagueError, StoppedError
 from fl_common.logs import is_debugging
@@ -89,7 +91,9 @@ def _as_hydra_reads(argument: str, texts: Sequence[str]) -> str:
     return f"{key}={''.join(quoted)}"
 
 
-def explained(error: Exception, keys: Sequence[str] = ()) -> ConfigError:
+def explained(
+    error: Exception, keys: Sequence[str] = (), renamed: Mapping[str, str] | None = None
+) -> ConfigError:
     """Turn the message of a refused override into one line with the nearest match.
 
     Parameters
@@ -98,8 +102,19 @@ def explained(error: Exception, keys: Sequence[str] = ()) -> ConfigError:
         As Hydra or OmegaConf raised it.
     keys : sequence of str
         The options that exist, with dots between levels.
+    renamed : mapping or None
+        Old options and their new names.
     """
     text = str(error)
+    if isinstance(error, yaml.YAMLError):
+        mark = getattr(error, "problem_mark", None)
+        place = f"{mark.name}, line {mark.line + 1}: " if mark else ""
+        return ConfigError(f"{place}not valid YAML: {getattr(error, 'problem', None) or text}")
+    if found := re.search(r"In '([^']+)': Could not override '(\w+)@(\w+)\.\w+'", text):
+        file, group, package = found.groups()
+        return ConfigError(no_global_package(file, f"'{group}' is looked for below '{package}'"))
+    if "Interpolation key 'usecase.slug' not found" in text:
+        return ConfigError(no_global_package("the use case", "it has no usecase.slug"))
     if found := re.search(r"Could not find '([\w/]+)/([^'/]+)'", text):
         group, name = found.groups()
         options = re.findall(r"^\t(\S+)$", text, flags=re.MULTILINE)
@@ -108,8 +123,14 @@ def explained(error: Exception, keys: Sequence[str] = ()) -> ConfigError:
         return ConfigError(f"unknown {group} '{name}'; {hint}")
     if found := re.search(r"Could not override '([^']+)'", text):
         key = found.group(1)
-        parent = key.rpartition(".")[0]
+        for old, new in (renamed or {}).items():
+            if f"{key}.".startswith(f"{old}."):
+                return ConfigError(f"key '{old}' was renamed to '{new}'")
+        if key in keys:  # in Hydra an entry is new unless the mapping has its name already
+            return ConfigError(f"'{key}' has no such entry yet; a new one needs a plus: +{key}=...")
+        parent, _, last = key.rpartition(".")
         near = nearest(key, (k for k in keys if k.rpartition(".")[0] == parent))
+        near = near or [k for k in keys if k.rpartition(".")[2] == last][:1]
         near = near or nearest(key, keys, cutoff=0.8)
         hint = f"did you mean {near[0]}=...?" if near else "--help lists every key"
         return ConfigError(f"unknown option '{key}'; {hint}")
@@ -119,3 +140,8 @@ def explained(error: Exception, keys: Sequence[str] = ()) -> ConfigError:
     if "missing EQUAL" in text or "no viable alternative" in text or "parsing override" in text:
         return ConfigError(f"{text}; write KEY=VALUE, with quotes round brackets and spaces")
     return ConfigError(text)
+
+
+def no_global_package(file: str, why: str) -> str:
+    """Say that a configuration of a group, which sets more than its group, does not say so."""
+    return f"{file}.yaml: its first line must be '# @package _global_'; without it {why}"

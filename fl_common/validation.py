@@ -17,7 +17,6 @@ from __future__ import annotations
 import types
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import field, is_dataclass
-from difflib import get_close_matches
 from functools import cache, wraps
 from pathlib import PurePath
 from typing import (
@@ -39,6 +38,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from fl_common.errors import ConfigError
+from fl_common.words import nearest
 
 T = TypeVar("T")
 Place = tuple[str | int, ...]
@@ -65,12 +65,14 @@ Flag = Annotated[bool, Strict()]
 Whole = Annotated[int, Strict(), Field(ge=0)]
 Count = Annotated[int, Strict(), Field(ge=1)]
 Port = Annotated[int, Strict(), Field(ge=0, le=65535)]
-Number = Annotated[float, Strict()]
+Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
 NonNegative = Annotated[float, Strict(), Field(ge=0)]
 Positive = Annotated[float, Strict(), Field(gt=0)]
 Fraction = Annotated[float, Strict(), Field(gt=0, lt=1)]
 """Between 0 and 1, both excluded."""
 Share = Annotated[float, Strict(), Field(gt=0, le=1)]
+"""Above 0, at most 1."""
+Portion = Annotated[float, Strict(), Field(ge=0, le=1)]
 Text = Annotated[str, Strict(), AfterValidator(_not_blank)]
 Slug = Annotated[
     str,
@@ -183,7 +185,7 @@ def _unknown_key(detail: ErrorDetails, kind: Any, above: Place) -> tuple[str, st
     if word in (renamed := getattr(model, "renamed", {})):
         return f"key '{path}' was renamed to '{renamed[word]}'", renamed[word]
     known = list(_fields(model))
-    if near := get_close_matches(word, known, n=1):
+    if near := nearest(word, known):
         cure = f"{group}.{near[0]}" if group else near[0]
         return f"unknown key '{path}'; did you mean '{cure}'?", cure
     return f"unknown key '{path}'; known: {', '.join(known)}", ""
@@ -203,7 +205,7 @@ def _fault(detail: ErrorDetails, key: str, what: tuple[Any, Sequence[Any]]) -> s
             return f"key '{key}' is missing"
         return f"{key} is {told['tag']!r}; expected one of {told['expected_tags']}"
     if kind == "literal_error" and (options := _options(what[0])):
-        near = get_close_matches(str(value), options, n=1)
+        near = nearest(str(value), options)
         hint = f"; did you mean '{near[0]}'?" if near else ""
         return f"{key} is {_shown(value)}; expected {' or '.join(options)}{hint}"
     said = _phrase(*what) or f"is wrong: {detail['msg']}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from fl_server.config.compatibility import check_run
 from fl_server.rounds.sites import settled_nodes
 from fl_server.runtimes.execution import execute
 from fl_server.runtimes.simulated_sites import write_simulated_sites
@@ -19,8 +18,7 @@ def main(grid: Grid, context: Context) -> None:
     from fl_server.config.compose import compose_run
 
     config = compose_run(context.run_config)
-    if config.site_data:
+    if config.sources:
         config = compose_run(context.run_config, num_nodes=settled_nodes(grid))
         write_simulated_sites(context.run_id, config)
-    check_run(config)
     execute(grid, config)

@@ -17,10 +17,12 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from fl_common.cli_errors import as_hydra_reads, explained, friendly_errors, stopped_by_signals
 from fl_common.errors import ConfigError, FedleagueError
 from fl_common.logs import quieten
+from fl_common.own_packages import bind_own_packages
 from fl_common.terminal import print_version
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ def _run(config: DictConfig) -> float | None:
     It is the final round's validation score, and None without validation rows: the best of many
     jobs on the rows that are scored would be a score that is too good.
     """
-    from fl_server.config.compose import strategy_name, with_shipped
+    from fl_server.config.compose import keys_given, strategy_name, with_shipped
     from fl_server.config.run_config import freeze
     from fl_server.observers.multirun import announce
 
@@ -51,7 +53,8 @@ def _run(config: DictConfig) -> float | None:
 
     def compose() -> RunConfig:
         name = strategy_name(job.runtime.choices.get("strategy"), overrides)
-        return with_shipped(freeze(config, folder, name), job.runtime.choices.get("usecase"))
+        run = freeze(config, folder, name, keys_given(overrides))
+        return with_shipped(run, job.runtime.choices.get("usecase"))
 
     ended = _finish(compose, folder, overrides, number or 0)
     if number is not None:
@@ -114,14 +117,16 @@ def _resumed(arguments: list[str]) -> tuple[Path, list[str]] | None:
 
 def main() -> None:
     """Entry point of ``fl-server``."""
+    bind_own_packages()
     from fl_server.config.compose import known_options
+    from fl_server.config.run_config import RENAMED
     from fl_server.config.run_folder import resumed_run
     from fl_server.observers.multirun import print_summary
 
     # A strategy of one's own is a module in this folder; last, so that it shadows nothing.
     sys.path.append(os.getcwd())
     # Hydra prints its own tracebacks and exits with 1 unless asked to raise.
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    os.environ["HYDRA_FULL_ERROR"] = "1"
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     quieten()
     _failures.clear()
@@ -137,9 +142,9 @@ def main() -> None:
                 _finish(partial(resumed_run, *resumed), *resumed)
             else:
                 _run()
-        except (HydraException, OmegaConfBaseException) as error:
+        except (HydraException, OmegaConfBaseException, YAMLError) as error:
             _remove_sweeps_since(started)
-            raise explained(error, known_options(sys.argv[1:])) from None
+            raise explained(error, known_options(sys.argv[1:]), RENAMED) from None
         except ValueError as error:
             if "Config group override" not in str(error):
                 raise

@@ -101,8 +101,7 @@ def check_variable_size(
         )
     if compresses:
         raise ConfigError(
-            f"model={model} sends trees as text, of which no bit may be lost; set "
-            "communication=fp32"
+            f"model={model} sends trees as text, of which no bit may be lost; set compression=fp32"
         )
     if max_update_norm is not None:
         raise ConfigError(

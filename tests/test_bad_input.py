@@ -128,11 +128,11 @@ OPTIONS = [
     ("train.lrr=0.1", "unknown option 'train.lrr'; did you mean train.lr=...?"),
     ("data.num_site=3", "did you mean data.num_sites=...?"),
     ("model.params.hiden=[3]", "did you mean model.params.hidden=...?"),
-    ("+train.lrr=0.1", "unknown key 'train.lrr'; did you mean 'lr'?"),
+    ("+train.lrr=0.1", "unknown key 'train.lrr'; did you mean 'train.lr'?"),
     ("+strategy.fraction_trian=0.5", "did you mean 'fraction_train'?"),
     ("+usecase.subgruops={}", "did you mean 'subgroups'?"),
     ("data.sites=[{name:a,trian:a.csv}]", "neither a file nor {name: ..., train: ...}"),
-    ("data.sites=[{train:a.csv,holdut:b.csv}]", "did you mean 'holdout'?"),
+    ("data.sites=[{train:a.csv,holdut:b.csv}]", "did you mean 'data.sites[0].holdout'?"),
     # malformed
     ("train.lr", "write KEY=VALUE"),
     ("rounds=[", "write KEY=VALUE"),
@@ -154,7 +154,7 @@ OPTIONS = [
     ("data.on_invalid=drop", "data.on_invalid is for pictures"),
     (
         "data.sites=[{name:a,train:a.csv,on_invalid:5},b.csv]",
-        "data.on_invalid is 5; expected refuse or drop",
+        "data.sites[0].on_invalid is 5; expected refuse or drop",
     ),
     ("data.num_sites=0", "data.num_sites must be a whole number, at least 1"),
     ("data.num_sites=300", "set data.num_sites to at most 284"),
@@ -190,7 +190,7 @@ VALUES: dict[str, tuple[str, ...]] = {
     "rounds": ("-1", "abc", "1.5", "null", "true"),
     "seed": ("-1", "abc"),
     "resume": ("abc", "1"),
-    "serve": ("abc",),
+    "board.serve": ("abc",),
     "submission.claimed": ("abc", "nan"),
     "submission.team": ("null", "5"),
     "train.lr": ("0", "abc", "-1", "nan", "inf", "null", "'0.1'"),
@@ -224,7 +224,7 @@ VALUES: dict[str, tuple[str, ...]] = {
     "board.url": ("5",),
     "runtime.threads": ("0", "abc"),
     "partition.alpha": ("0", "abc"),
-    "weights": ("nope.safetensors", "5"),
+    "initial_weights": ("nope.safetensors", "5"),
     "strategy.fraction_train": ("2", "-1", "abc"),
 }
 
@@ -397,7 +397,7 @@ def test_weights_that_do_not_fit_are_one_line(call):
     save_file({"w": np.zeros((2, 2), dtype=np.float32)}, "w.safetensors")
     Path("rubbish.safetensors").write_bytes(b"rubbish")
     for file, says in (("w", "does not fit the model"), ("rubbish", "not a safetensors file")):
-        assert_refused(call("fl-server", *GOOD, f"weights={file}.safetensors"), says)
+        assert_refused(call("fl-server", *GOOD, f"initial_weights={file}.safetensors"), says)
 
 
 @pytest.mark.parametrize("damage", ["empty", "half", "flip_state", "flip_array", "text"])
@@ -500,7 +500,7 @@ def test_port_in_use_is_one_line(call):
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        ended = call("fl-server", *GOOD, "serve=true", f"board.port={port}")
+        ended = call("fl-server", *GOOD, "board.serve=true", f"board.port={port}")
         assert_refused(ended, str(port))
 
 

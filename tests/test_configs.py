@@ -11,16 +11,22 @@ import yaml
 from flwr.serverapp.strategy import Strategy
 
 from fl_server.commands.usecases import list_usecases
-from fl_server.config import compatibility as checks
 from fl_server.config.compatibility import check_run
 from fl_server.config.compose import compose_overrides
+from fl_server.config.instantiation import make_strategy
 from fl_server.config.run_config import (
     BoardConfig,
+    DeploymentRuntime,
     EarlyStopping,
+    RayRuntime,
+    RunConfig,
+    SimulationRuntime,
     SitesConfig,
-    make_strategy,
+    Submission,
 )
+from fl_server.config.sources import DataConfig
 from fl_server.config.usecase import check_metric
+from strategies.wire.compression import Compression
 from tasks.contract import Partition, TrainConfig
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -93,28 +99,33 @@ def test_strategy_composes_and_instantiates(strategy, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("group", "kind", "table"),
+    ("group", "kind", "own"),
     [
-        ("train", TrainConfig, checks.TRAIN_CHECKS),
-        ("sites", SitesConfig, checks.SITES_CHECKS),
-        ("early_stopping", EarlyStopping, checks.STOPPING_CHECKS),
-        ("board", BoardConfig, checks.BOARD_CHECKS),
-        ("partition", Partition, checks.PARTITION_CHECKS),
+        ("train", TrainConfig, {"dp"}),  # privacy=local_dpsgd sets it
+        ("sites", SitesConfig, set()),
+        ("early_stopping", EarlyStopping, set()),
+        ("board", BoardConfig, set()),
+        ("submission", Submission, set()),
+        ("data", DataConfig, set()),
+        ("partition", Partition, {"num_sites", "index"}),
+        ("compression", Compression, set()),
     ],
 )
-def test_every_option_has_a_check(group, kind, table, tmp_path):
+def test_every_option_is_a_field_of_its_type(group, kind, own, tmp_path):
     offered = compose_overrides(["usecase=breast_cancer"], tmp_path).resolved[group]
-    assert offered.keys() - {"serve"} == table.keys() - {"serve"}
-    assert table.keys() <= {f.name for f in fields(kind)}
+    assert offered.keys() == {f.name for f in fields(kind)} - own
 
 
-def test_every_runtime_option_has_a_check():
-    given = {
-        key
-        for n in names("runtime")
-        for key in yaml.safe_load((CONF / f"runtime/{n}.yaml").read_text())
-    }
-    assert given == checks.RUNTIME_CHECKS.keys()
+def test_every_key_of_the_server_is_a_field(tmp_path):
+    run = compose_overrides(["usecase=breast_cancer"], tmp_path)
+    made = {"schema", "metrics", "sources", "resolved", "folder", "strategy_name", "shipped"}
+    assert run.resolved.keys() == {f.name for f in fields(RunConfig)} - made
+
+
+@pytest.mark.parametrize("kind", [SimulationRuntime, RayRuntime, DeploymentRuntime])
+def test_every_runtime_offers_what_its_type_has(kind):
+    given = yaml.safe_load((CONF / f"runtime/{kind().name}.yaml").read_text())
+    assert given.keys() == {f.name for f in fields(kind)}
 
 
 SELF_EXPLANATORY = {

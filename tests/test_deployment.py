@@ -191,7 +191,7 @@ def assert_equal_models(federation: Federation) -> None:
 def test_federation_with_tls_keys_and_kills_equals_the_simulation(federation):
     """Kill one client in round 2 and restart it; kill the server in round 3 and resume."""
     board_port = free_port()
-    serve = ("serve=true", f"board.port={board_port}")
+    serve = ("board.serve=true", f"board.port={board_port}")
     federation.client("a")  # before there is a server
     server = federation.server(*serve)
     federation.client("b")
@@ -239,7 +239,7 @@ SCAFFOLD = ("strategy=scaffold", "train.optimizer=sgd")
 @pytest.mark.parametrize("killed", ["b", "server"])
 def test_what_sites_remember_survives_a_kill(federation, killed):
     """SCAFFOLD's control variates, c at the server and c_i at each site, stay in step."""
-    serve = (*SCAFFOLD, "rounds=8", "serve=false")
+    serve = (*SCAFFOLD, "rounds=8", "board.serve=false")
     server = federation.server(*serve)
     for name in SITES:
         federation.client(name)
@@ -264,7 +264,7 @@ def test_what_sites_remember_survives_a_kill(federation, killed):
 
 
 def test_site_that_stays_away_costs_its_own_contribution(federation):
-    server = federation.server("sites.quorum=2", "sites.rejoin_seconds=1", "serve=false")
+    server = federation.server("sites.quorum=2", "sites.rejoin_seconds=1", "board.serve=false")
     for name in SITES:
         federation.client(name)
     wait_until(lambda: federation.finished_rounds() >= 1, 150, "round 1")
@@ -291,7 +291,7 @@ CANNOT_JOIN = [
 
 def test_client_that_cannot_join_says_why(federation, tmp_path):
     web_port = free_port()
-    federation.server("serve=true", f"board.port={web_port}")
+    federation.server("board.serve=true", f"board.port={web_port}")
     wait_until(lambda: listens(web_port), 60, "the board")
     places = {
         "other_ca": new_certificates(tmp_path / "other", ["127.0.0.1"]).ca,
@@ -311,7 +311,7 @@ def test_client_that_cannot_join_says_why(federation, tmp_path):
 def test_fedbuff_does_not_wait_for_a_slow_site(federation):
     """One client stands still in round 1 and for two more; its update counts when it comes."""
     strategy = ("strategy=fedbuff", "strategy.buffer_size=2", "rounds=20")
-    server = federation.server("serve=false", *strategy)
+    server = federation.server("board.serve=false", *strategy)
     for name in SITES:
         federation.client(name)
     # The first training takes seconds (PyTorch is loaded): c is in it.
@@ -338,7 +338,7 @@ def test_stock_supernode_takes_part(federation):
 
     It starts a process for each message: what the site remembers is in its files only.
     """
-    server = federation.server("serve=false", *SCAFFOLD)
+    server = federation.server("board.serve=false", *SCAFFOLD)
     for name in ("a", "b"):
         federation.client(name)
     federation.supernode("c")

@@ -161,7 +161,9 @@ class ImageFederation(Federation):
         return json.loads((self.folder / run / "result.json").read_text())
 
     def deploy(self) -> dict:
-        server = self.server("sites.expected=2", "sites.quorum=2", "serve=false", "board.url=null")
+        server = self.server(
+            "sites.expected=2", "sites.quorum=2", "board.serve=false", "board.url=null"
+        )
         for name in NAMES:
             self.client(name)
         assert server.wait(200) == 0

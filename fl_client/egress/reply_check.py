@@ -126,7 +126,7 @@ def _check_numbers(record: Mapping[str, Any], allowed: set[str]) -> None:
 
 def _check_update(message: Message, update: ArrayRecord, received: ArrayRecord | None) -> None:
     """Let a compressed update leave in exactly the form that the job declares."""
-    compression = Job.from_json(str(config_of(message)[JOB])).communication
+    compression = Job.from_json(str(config_of(message)[JOB])).compression
     if received is None or not compression.is_active:
         raise EgressError("the reply holds an encoded update that was not asked for")
     form = {name: (tuple(a.shape), a.dtype) for name, a in update.items()}

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from fl_common.cli_errors import friendly_errors
 from fl_common.errors import ConfigError
+from fl_common.own_packages import bind_own_packages
 
 app = typer.Typer(
     help="Look at use cases and results, predict, prepare sites.\n\n"
@@ -221,6 +222,7 @@ def _client(module: str, function: str) -> Any:
 
 def main() -> None:
     """Entry point of ``fedleague``."""
+    bind_own_packages()
     with friendly_errors("fedleague"):
         app()
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from fl_common.errors import ConfigError
 from fl_server.config.compose import compose_overrides
-from tasks.contract import DataSource, ExportsSites, Partition
+from tasks.contract import DataSource, ExportsSites
 from tasks.registry import load_task
 
 NAMED = "dataset:"
@@ -31,7 +30,7 @@ def write_sites(usecase: str, overrides: list[str], out: Path) -> list[Path]:
     task = load_task(config.usecase.task, config.schema)
     if not isinstance(task, ExportsSites):
         raise ConfigError(f"sites of the task '{config.usecase.task}' cannot be exported")
-    sources = {out / str(site["name"]): _source(site) for site in config.site_data}
+    sources = {out / source.name: _named(source) for source in config.sources}
     for folder in sources:
         if folder.exists():
             raise ConfigError(f"{folder} exists already; give another --out")
@@ -60,11 +59,7 @@ def _describe(name: str, data: dict[str, str], path: Path) -> None:
     path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
 
 
-def _source(site: Any) -> DataSource:
-    data = dict(site["data"])
-    partition = data.pop("partition", None)
-    part = Partition(**partition) if partition else None
-    source = DataSource(name=site["name"], partition=part, **data)
+def _named(source: DataSource) -> DataSource:
     if not source.train.startswith(NAMED):
         raise ConfigError(
             f"{source.train} is a site's own already; only data sets by name (data.dataset) are "

@@ -15,10 +15,11 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from fl_common.cli_errors import explained
 from fl_common.errors import ConfigError, FedleagueError
-from fl_server.config.run_config import RunConfig, freeze
+from fl_server.config.run_config import RENAMED, RunConfig, freeze
 
 
 def compose_run(run_config: Mapping[str, Any], num_nodes: int | None = None) -> RunConfig:
@@ -44,11 +45,10 @@ def compose_run(run_config: Mapping[str, Any], num_nodes: int | None = None) -> 
     folder = Path(str(run_config["folder"])) if run_config.get("folder") else None
     choice = next(o for o in reversed(overrides) if o.startswith("usecase="))
     config = with_shipped(compose_overrides(overrides, folder), choice.removeprefix("usecase="))
-    if num_nodes is None or num_nodes == (num_sites := len(config.site_data)):
+    if num_nodes is None or num_nodes == (num_sites := len(config.sources)):
         return config
-    data = config.resolved["data"]
-    counted = any(o.lstrip("+").startswith("data.num_sites=") for o in overrides)
-    if not (counted or data["names"] or data["sites"]):
+    counted = "data.num_sites" in keys_given(overrides)
+    if not (counted or config.data.names or config.data.sites):
         counted_config = compose_overrides([*overrides, f"data.num_sites={num_nodes}"], folder)
         return replace(counted_config, shipped=config.shipped)
     if num_nodes < num_sites:
@@ -70,8 +70,8 @@ def compose_overrides(overrides: list[str], folder: Path | None = None) -> RunCo
     try:
         with _composer():
             full = compose("server", overrides=overrides, return_hydra_config=True)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise explained(error, known_options(overrides)) from None
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
+        raise explained(error, known_options(overrides), RENAMED) from None
     choices = full.hydra.runtime.choices
     config = full.copy()
     OmegaConf.set_struct(config, False)
@@ -79,7 +79,13 @@ def compose_overrides(overrides: list[str], folder: Path | None = None) -> RunCo
         del config["hydra"]
     if folder is None:
         folder = Path("runs") / str(config.usecase.slug) / f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
-    return freeze(config, folder, strategy_name(choices["strategy"], overrides))
+    name = strategy_name(choices["strategy"], overrides)
+    return freeze(config, folder, name, keys_given(overrides))
+
+
+def keys_given(overrides: list[str]) -> set[str]:
+    """Return the keys and groups that overrides name."""
+    return {o.lstrip("+~").partition("=")[0].partition("@")[0] for o in overrides}
 
 
 def with_shipped(config: RunConfig, usecase: str | None) -> RunConfig:
@@ -87,7 +93,7 @@ def with_shipped(config: RunConfig, usecase: str | None) -> RunConfig:
 
     There is none for a use case that needs overrides, and for one that the overrides make another.
     """
-    overrides = [f"usecase={usecase}", f"runtime={config.runtime_name}"]
+    overrides = [f"usecase={usecase}", f"runtime={config.runtime.name}"]
     try:
         shipped = compose_overrides(overrides, config.folder)
     except FedleagueError:
@@ -122,7 +128,7 @@ def known_options(overrides: list[str]) -> list[str]:
         try:
             with initialize_config_module("conf", version_base="1.3"):
                 config = compose("server", overrides=[o for o in chosen if "hydra" not in o])
-        except (HydraException, OmegaConfBaseException):
+        except (HydraException, OmegaConfBaseException, YAMLError):
             continue
         plain = OmegaConf.to_container(config, resolve=False)
         return list(_paths(plain, ""))

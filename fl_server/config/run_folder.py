@@ -18,12 +18,12 @@ from fl_common.errors import ConfigError
 from fl_common.files import write_atomically
 from fl_common.words import suggest
 from fl_server.config.compose import with_shipped
-from fl_server.config.run_config import RunConfig, freeze
+from fl_server.config.run_config import RENAMED, RunConfig, freeze
 
 CONFIG = "config.yaml"
 STRATEGY = "strategy_name"
 """Under which key the file keeps what the leaderboard calls the strategy."""
-ADJUSTABLE = ("rounds", "serve", "board", "runtime", "sites", "early_stopping")
+ADJUSTABLE = ("rounds", "board", "runtime", "sites", "early_stopping")
 """What may be given anew when a run continues: nothing that its scores so far depend on."""
 
 
@@ -60,7 +60,7 @@ def resumed_run(folder: Path, overrides: list[str]) -> RunConfig:
         for override in OverridesParser.create().parse_overrides(overrides):
             _apply(override, config, name, folder)
     except (HydraException, OmegaConfBaseException) as error:
-        raise explained(error, list(raw)) from None
+        raise explained(error, list(raw), RENAMED) from None
     run = freeze(config, folder, name)
     return with_shipped(run, run.usecase.slug)
 

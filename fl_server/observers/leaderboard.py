@@ -116,10 +116,10 @@ class BoardObserver:
         store = self._store or self._open()
         config = self._config
         submission = SubmissionInfo(
-            team=config.team,
+            team=config.submission.team,
             model=config.model.name,
             params=dict(config.model.params),
-            claimed=config.claimed,
+            claimed=config.submission.claimed,
             num_parameters=sum(a.size for a in arrays.values()) or None,
         )
         info = RunInfo(
@@ -127,7 +127,7 @@ class BoardObserver:
             usecase=config.usecase,
             submission=submission,
             strategy=config.strategy_name,
-            runtime=config.runtime_name,
+            runtime=config.runtime.name,
             seed=config.seed,
             num_rounds=config.rounds,
             config=dict(config.resolved),
@@ -159,7 +159,7 @@ class BoardObserver:
         done = f"round {self._last_round}" if self._last_round else "the baseline"
         return f"{text} after {done}; continue with fl-server resume={self._config.folder}"
 
-    def admitted(self, sites: list[Site]) -> None:
+    def admitted(self, members: list[Site]) -> None:
         """Sites are stored with their first record."""
 
     def round_finished(self, record: RoundRecord) -> None:

@@ -33,10 +33,10 @@ def result_of(config: RunConfig, outcome: RunOutcome) -> dict[str, Any]:
         "task": config.usecase.task,
         "strategy": config.strategy_name,
         "model": config.model.name,
-        "runtime": config.runtime_name,
+        "runtime": config.runtime.name,
         "seed": config.seed,
-        "team": config.team,
-        "claimed": config.claimed,
+        "team": config.submission.team,
+        "claimed": config.submission.claimed,
         "stopped_early": outcome.stopped_early,
         "final_round": final.round,
         "score": {

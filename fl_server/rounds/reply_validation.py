@@ -180,7 +180,7 @@ def make_validator(config: RunConfig, strategy: Strategy, model: Model | None) -
     if isinstance(model, VariableSizeModel):
         return VariableSizeReplies(model, replies_whole(strategy))
     whole = FixedShapeReplies(config.sites.max_update_norm)
-    return CompressedReplies(config.communication, whole)
+    return CompressedReplies(config.compression, whole)
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ class RunState:
             strategy=client_update,
             seed=config.seed,
             split_seed=config.split_seed,
-            communication=config.communication,
+            compression=config.compression,
             secagg=isinstance(config.privacy, SecureAggregation),
             run=run or _new_name(),
         )

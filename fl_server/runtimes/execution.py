@@ -13,9 +13,8 @@ from safetensors.numpy import load_file
 
 from fl_common.errors import CheckpointError, ConfigError, StoppedError
 from fl_common.logs import quieten
-from fl_server.config.compatibility import check_strategy
-from fl_server.config.instantiation import make_sampler
-from fl_server.config.run_config import RunConfig, fingerprint, make_strategy
+from fl_server.config.compatibility import RunParts, check_run
+from fl_server.config.run_config import RunConfig, fingerprint
 from fl_server.config.run_folder import write_config
 from fl_server.observers.leaderboard import BoardObserver
 from fl_server.observers.progress import Progress
@@ -33,11 +32,20 @@ from strategies.privacy.combinations import protected
 from strategies.registry import client_update_name
 from strategies.requirements import check_layers
 from tasks.contract import Arrays, Model, StartsFromFile, Task
-from tasks.registry import load_task
 
 
-def execute(grid: Grid, config: RunConfig, progress: Progress | None = None) -> RunOutcome:
+def execute(
+    grid: Grid,
+    config: RunConfig,
+    progress: Progress | None = None,
+    parts: RunParts | None = None,
+) -> RunOutcome:
     """Run one federated competition on a grid; the same on every runtime.
+
+    Parameters
+    ----------
+    parts : RunParts or None
+        What ``check_run`` made of the configuration, where it was asked before.
 
     Raises
     ------
@@ -45,10 +53,8 @@ def execute(grid: Grid, config: RunConfig, progress: Progress | None = None) -> 
         Whatever the user can mend, before training where possible.
     """
     quieten()
-    task = load_task(config.usecase.task, config.schema)
-    strategy = make_strategy(config.strategy)
-    check_strategy(config, strategy, task)
-    sampler = make_sampler(config.resolved.get("sampling"))
+    parts = parts or check_run(config)
+    task, strategy, sampler = parts.task, parts.strategy, parts.sampler
     resumed = _resumed(config)
     write_config(config)
     progress = progress or Progress(config)
@@ -90,7 +96,7 @@ def _stoppable(board: BoardObserver) -> Iterator[None]:
 
 
 def _expected(config: RunConfig) -> int:
-    return config.sites.expected or len(config.site_data) or config.sites.quorum or 2
+    return config.sites.expected or len(config.sources) or config.sites.quorum or 2
 
 
 def _resumed(config: RunConfig) -> Checkpoint | None:
@@ -107,16 +113,17 @@ def _resumed(config: RunConfig) -> Checkpoint | None:
 
 def _starting_weights(config: RunConfig, task: Task, model: Model) -> Arrays:
     """Return the submitted weights, those that the task starts from, or the initial ones."""
-    if config.weights is None:
+    if config.initial_weights is None:
         if isinstance(task, StartsFromFile):
             task.start(model, config.model)
         return model.arrays()
+    path = config.initial_weights
     try:
-        loaded: Arrays = {k: np.asarray(a) for k, a in load_file(config.weights).items()}
+        loaded: Arrays = {k: np.asarray(a) for k, a in load_file(path).items()}
     except (SafetensorError, OSError) as error:
-        raise ConfigError(f"weights: {config.weights} is not a safetensors file: {error}") from None
+        raise ConfigError(f"initial_weights: {path} is not a safetensors file: {error}") from None
     try:
         model.load(loaded)
     except Exception as error:
-        raise ConfigError(f"weights: {config.weights} does not fit the model: {error}") from None
+        raise ConfigError(f"initial_weights: {path} does not fit the model: {error}") from None
     return loaded

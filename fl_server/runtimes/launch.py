@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import logging
 import os
-from pathlib import Path
 from typing import Any
 
 from flwr.app import Context
@@ -13,8 +12,13 @@ from flwr.serverapp import Grid, ServerApp
 
 from fl_common.errors import ConfigError, FedleagueError
 from fl_common.logs import quieten
-from fl_server.config.compatibility import check_run
-from fl_server.config.run_config import RunConfig
+from fl_server.config.compatibility import RunParts, check_run
+from fl_server.config.run_config import (
+    DeploymentRuntime,
+    RayRuntime,
+    RunConfig,
+    SimulationRuntime,
+)
 from fl_server.observers.progress import Progress
 from fl_server.results.records import RunOutcome
 from fl_server.rounds.early_stopping import can_choose
@@ -39,13 +43,16 @@ def launch(config: RunConfig) -> RunOutcome:
     Raises
     ------
     ConfigError
-        If the runtime does not exist or lacks its packages.
+        If the runtime lacks its packages, or the run does not go together.
     """
-    runtimes = {"simulation": _simulation, "ray": _ray, "deployment": _deployment}
-    if config.runtime_name not in runtimes:
-        raise ConfigError(f"unknown runtime '{config.runtime_name}'; known: {sorted(runtimes)}")
-    check_run(config)
-    return runtimes[config.runtime_name](config)
+    parts = check_run(config)
+    match config.runtime:
+        case SimulationRuntime():
+            return _simulation(config, config.runtime, parts)
+        case RayRuntime():
+            return _ray(config, config.runtime, parts)
+        case DeploymentRuntime():
+            return _deployment(config, config.runtime, parts)
 
 
 def check_sites(config: RunConfig) -> list[Any]:
@@ -70,12 +77,12 @@ def check_sites(config: RunConfig) -> list[Any]:
     return reports
 
 
-def _simulation(config: RunConfig) -> RunOutcome:
+def _simulation(config: RunConfig, runtime: SimulationRuntime, parts: RunParts) -> RunOutcome:
     from tasks.networks.threads import limit_threads
 
-    limit_threads(config.runtime.get("threads"))
+    limit_threads(runtime.threads)
     progress = _checked(config)
-    return execute(InProcessGrid(config.site_data), config, progress)
+    return execute(InProcessGrid(config.site_data), config, progress, parts)
 
 
 def _checked(config: RunConfig) -> Progress:
@@ -89,7 +96,7 @@ def _checked(config: RunConfig) -> Progress:
     return progress
 
 
-def _ray(config: RunConfig) -> RunOutcome:
+def _ray(config: RunConfig, runtime: RayRuntime, parts: RunParts) -> RunOutcome:
     for name, value in QUIET_RAY.items():
         os.environ.setdefault(name, value)
     try:
@@ -97,7 +104,7 @@ def _ray(config: RunConfig) -> RunOutcome:
         from flwr.simulation import run_simulation
     except ImportError:
         raise ConfigError("runtime=ray needs Ray: pip install 'fedleague[ray]'") from None
-    _check_cores(config)
+    _check_cores(runtime)
     progress = _checked(config)
     outcomes: list[RunOutcome] = []
     failures: list[FedleagueError] = []
@@ -107,20 +114,17 @@ def _ray(config: RunConfig) -> RunOutcome:
     def main(grid: Grid, context: Context) -> None:
         write_simulated_sites(context.run_id, config)
         try:
-            outcomes.append(execute(grid, config, progress))
+            outcomes.append(execute(grid, config, progress, parts))
         except FedleagueError as error:
             failures.append(error)
 
-    resources = {
-        "num_cpus": config.runtime["cpus_per_client"],
-        "num_gpus": config.runtime["gpus_per_client"],
-    }
+    resources: Any = {"num_cpus": runtime.cpus_per_client, "num_gpus": runtime.gpus_per_client}
     # Errors still show; Flower's notice that run_simulation is deprecated does not.
     quieten(logging.ERROR)
     run_simulation(
         server,
         load_client_app(CLIENT_APP),
-        num_supernodes=len(config.site_data),
+        num_supernodes=len(config.sources),
         backend_config={
             "client_resources": resources,
             "init_args": {
@@ -135,32 +139,16 @@ def _ray(config: RunConfig) -> RunOutcome:
     return outcomes[0]
 
 
-def _check_cores(config: RunConfig) -> None:
+def _check_cores(runtime: RayRuntime) -> None:
     """Refuse what would leave Ray without a single client; a cluster may have more cores."""
-    wanted, cores = float(config.runtime["cpus_per_client"]), os.cpu_count() or 1
-    if not wanted > 0:
-        raise ConfigError(f"runtime.cpus_per_client must be above 0, got {wanted:g}")
+    wanted, cores = runtime.cpus_per_client, os.cpu_count() or 1
     if wanted > cores and "RAY_ADDRESS" not in os.environ:
         raise ConfigError(f"runtime.cpus_per_client is {wanted:g}, this machine has {cores} cores")
 
 
-def _deployment(config: RunConfig) -> RunOutcome:
+def _deployment(config: RunConfig, runtime: DeploymentRuntime, parts: RunParts) -> RunOutcome:
     from fl_server.superlink.serve import LinkConfig, superlink
 
-    runtime = dict(config.runtime)
-
-    def path(key: str) -> Path | None:
-        return Path(str(runtime[key])) if runtime.get(key) else None
-
-    link = LinkConfig(
-        host=str(runtime["host"]),
-        port=int(runtime["port"]),
-        certificate=path("certificate"),
-        private_key=path("private_key"),
-        ca=path("ca"),
-        insecure=bool(runtime["insecure"]),
-        node_keys=tuple(Path(str(key)) for key in runtime["node_keys"]),
-        open_enrolment=bool(runtime["open_enrolment"]),
-    )
-    with superlink(link) as grid:
-        return execute(grid, config)
+    settings = {key: value for key, value in vars(runtime).items() if key != "name"}
+    with superlink(LinkConfig(**settings)) as grid:
+        return execute(grid, config, parts=parts)

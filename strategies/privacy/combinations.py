@@ -86,7 +86,7 @@ def check_combination(
     if compresses:
         raise ConfigError(
             "masked updates are whole numbers modulo 2^64 and cannot be compressed; "
-            "privacy=secagg needs communication=fp32"
+            "privacy=secagg needs compression=fp32"
         )
 
 

@@ -17,13 +17,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fl_common.errors import ConfigError, ReplyError
+from fl_common.errors import ReplyError
+from fl_common.validation import Share, checked
 from strategies.arrays import statistics
 from strategies.site_state import SiteState
 from tasks.contract import Arrays
@@ -36,9 +36,9 @@ EncodedShape = tuple[tuple[int, ...], str]
 """(shape, dtype) of an encoded array."""
 
 
-@dataclass(frozen=True)
+@checked("compression")
 class Compression:
-    """How an update is encoded (config group ``communication``).
+    """How an update is encoded (config group ``compression``).
 
     Parameters
     ----------
@@ -49,18 +49,8 @@ class Compression:
         Share of the entries that is sent; what is left out is remembered and added next time.
     """
 
-    dtype: str = "fp32"
-    top_k: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.dtype not in DTYPES:
-            raise ConfigError(f"communication.dtype is {self.dtype!r}; one of {list(DTYPES)}")
-        share = self.top_k
-        if share is None:
-            return
-        real = isinstance(share, int | float) and not isinstance(share, bool)
-        if not real or not 0 < share <= 1:
-            raise ConfigError(f"communication.top_k is {share!r}; above 0, at most 1, or null")
+    dtype: Literal["fp32", "fp16", "int8"] = "fp32"
+    top_k: Share | None = None
 
     @property
     def is_active(self) -> bool:

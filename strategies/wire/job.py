@@ -34,7 +34,7 @@ class Job:
         Name of the strategy's client update in ``strategies.registry``.
     fitted : mapping or None
         Finalised preprocessing; ``None`` until the fit exchange is done.
-    communication : Compression
+    compression : Compression
         How a training reply encodes its update.
     secagg : bool
         Whether training and evaluation replies leave masked only.
@@ -50,7 +50,7 @@ class Job:
     seed: Seed = 0
     split_seed: Seed = 0
     fitted: Mapping[str, JsonValue] | None = None
-    communication: Compression = field(default_factory=Compression)
+    compression: Compression = field(default_factory=Compression)
     secagg: Flag = False
     run: Name = ""
     protocol: Literal[1] = 1

@@ -37,7 +37,6 @@ from tasks.image_classification.preprocess import fit_pictures, prepare
 from tasks.image_classification.preview import contact_sheet
 from tasks.image_classification.schema import ImageSchema
 from tasks.images.dp_compat import require_private
-from tasks.images.image_refs import with_bit_depth
 from tasks.images.issues import ImageIssues
 from tasks.images.loader import PixelLoader
 from tasks.images.preprocess import fitted_values
@@ -110,7 +109,7 @@ class ImageClassification:
         return build_model(spec, fitted, seed)
 
     def start(self, model: Model, spec: ModelSpec) -> None:
-        """Load the organiser's ``model.params.weights``; never called at a site."""
+        """Load the organiser's ``model.params.pretrained``; never called at a site."""
         start_from_file(cast(ImageClassifier, model), spec)
 
     def train(
@@ -209,8 +208,7 @@ class ImageClassification:
         issues.check(str(rows))
         if not pictures:
             raise DataError(f"{rows}: no pictures; give a folder, a manifest or an .npz file")
-        images = [with_bit_depth(p.image, self.schema.bit_depth) for p in pictures]
-        loader = PixelLoader(images, network.preprocess.geometry)
+        loader = PixelLoader([p.image for p in pictures], network.preprocess.geometry)
         scores = _probabilities(network, loader)
         names = np.array(network.preprocess.classes, dtype=object)
         columns: dict[str, Iterable[Any]] = {

@@ -32,7 +32,7 @@ ANY = "torchvision_classifier"
 PRESETS = ("resnet18", "mobilenet_v3_small", "efficientnet_b0")
 _SIMPLE_DEFAULTS: dict[str, Any] = {
     **{"channels": [32, 64], "hidden": 128, "dropout": 0.0},
-    **{"norm": "group", "weights": None},
+    **{"norm": "group", "pretrained": None},
 }
 _EXTRA: dict[str, dict[str, Any]] = {
     "googlenet": {"aux_logits": False, "init_weights": True},

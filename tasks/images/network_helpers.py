@@ -11,7 +11,7 @@ from fl_common.errors import ConfigError
 from fl_common.words import suggest
 from tasks.contract import ModelSpec
 
-COMMON: dict[str, Any] = {"norm": "batch", "weights": None}
+COMMON: dict[str, Any] = {"norm": "batch", "pretrained": None}
 
 
 def given_params(spec: ModelSpec, defaults: Mapping[str, Any]) -> dict[str, Any]:
@@ -30,8 +30,8 @@ def given_params(spec: ModelSpec, defaults: Mapping[str, Any]) -> dict[str, Any]
             near = suggest(str(key), defaults)
             raise ConfigError(f"model '{spec.name}' has no parameter '{key}'{near}")
     params = {**defaults, **spec.params}
-    if params["weights"] is not None and not isinstance(params["weights"], str):
-        raise ConfigError(f"model.params.weights is {params['weights']!r}; expected a file")
+    if params["pretrained"] is not None and not isinstance(params["pretrained"], str):
+        raise ConfigError(f"model.params.pretrained is {params['pretrained']!r}; expected a file")
     return params
 
 

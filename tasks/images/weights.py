@@ -14,7 +14,7 @@ from fl_common.errors import ConfigError
 from tasks.contract import Array, ModelSpec
 from tasks.images.network import ImageNetwork
 
-KEY = "model.params.weights"
+KEY = "model.params.pretrained"
 MIN_SHARE = 0.5
 """Least share of a model's arrays that a file must fit, or it is of another architecture."""
 WRAPPERS = ("state_dict", "model_state_dict", "model")
@@ -25,7 +25,7 @@ MAX_NAMED = 3
 
 
 def start_from_file(model: ImageNetwork, spec: ModelSpec) -> int:
-    """Load what fits of ``model.params.weights``; for the organiser, never called at a site.
+    """Load what fits of ``model.params.pretrained``; for the organiser, never called at a site.
 
     An array is taken if name and shape are the model's, so that a head for other classes is not;
     a first layer for RGB becomes one for grey by adding up its channels.
@@ -40,7 +40,7 @@ def start_from_file(model: ImageNetwork, spec: ModelSpec) -> int:
     ConfigError
         If the file is absent, damaged or of another architecture.
     """
-    given = spec.params.get("weights")
+    given = spec.params.get("pretrained")
     if given is None:
         return 0
     path = Path(str(given))

@@ -25,7 +25,7 @@ from tasks.networks.seeds import seeded
 
 MAX_PARAMETERS = 2**28
 """1 GB of weights: a job that asks for more is a mistake, or means harm."""
-WEIGHTS = "weights"
+PRETRAINED = "pretrained"
 """A file to start from is the task's business, not the network's."""
 
 
@@ -87,7 +87,7 @@ def build_module(
         If it cannot be made, is no module of float32 weights, is too large, or does not turn
         examples of ``inputs.shape`` into ``outputs.shape``.
     """
-    params = {key: value for key, value in spec.params.items() if key != WEIGHTS}
+    params = {key: value for key, value in spec.params.items() if key != PRETRAINED}
     with seeded(seed):  # layers draw from the global generator when made
         try:
             module = build(inputs, outputs, **params)

@@ -115,9 +115,9 @@ class ObjectDetection:
         return build_model(spec, self.schema, seed)
 
     def start(self, model: Model, spec: ModelSpec) -> None:
-        """Load the organiser's ``model.params.weights``; never called at a site."""
+        """Load the organiser's ``model.params.pretrained``; never called at a site."""
         taken, total = start_from_file(cast(DetectionModel, model), spec)
-        if spec.params.get("weights") is not None:
+        if spec.params.get("pretrained") is not None:
             say_what_was_taken(taken, total, spec)
 
     def train(

@@ -25,7 +25,7 @@ log = logging.getLogger("fedleague.server")
 YOLO = "yolo"
 BACKBONE = "backbone.body."
 """What torchvision's detectors put in front of the names in a file of the backbone."""
-COMMON: dict[str, Any] = {"weights": None, "augment": {}}
+COMMON: dict[str, Any] = {"pretrained": None, "augment": {}}
 DEFAULTS: dict[str, dict[str, Any]] = {
     name: defaults | COMMON
     for name, defaults in {
@@ -38,7 +38,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 def build_model(spec: ModelSpec, schema: DetectionSchema, seed: int) -> DetectionModel:
     """Return a freshly initialised detector, the same for the same seed.
 
-    ``model.params.weights`` is not read here: sites build too, and the organiser's file is not
+    ``model.params.pretrained`` is not read here: sites build too, and the organiser's file is not
     theirs to open. See ``start_from_file``.
 
     Raises
@@ -60,8 +60,8 @@ def build_model(spec: ModelSpec, schema: DetectionSchema, seed: int) -> Detectio
                 f"model '{spec.name}' has no parameter '{key}'{suggest(str(key), defaults)}"
             )
     params = {**defaults, **spec.params}
-    if params["weights"] is not None and not isinstance(params["weights"], str):
-        raise ConfigError(f"model.params.weights is {params['weights']!r}; expected a file")
+    if params["pretrained"] is not None and not isinstance(params["pretrained"], str):
+        raise ConfigError(f"model.params.pretrained is {params['pretrained']!r}; expected a file")
     augment = Augment.from_mapping(params["augment"])
     with torch.random.fork_rng(devices=[]):  # layers draw from the global generator when made
         torch.manual_seed(seed)
@@ -74,7 +74,7 @@ def build_model(spec: ModelSpec, schema: DetectionSchema, seed: int) -> Detectio
 
 
 def start_from_file(model: DetectionModel, spec: ModelSpec) -> tuple[int, int]:
-    """Load what fits of ``model.params.weights``, a local ``.safetensors`` or ``.pt`` file.
+    """Load what fits of ``model.params.pretrained``, a local ``.safetensors`` or ``.pt`` file.
 
     Arrays whose name and shape are the model's are taken (a head for other classes is not);
     backbone files of torchvision, named without the detector's prefix, are taken as well.
@@ -90,7 +90,7 @@ def start_from_file(model: DetectionModel, spec: ModelSpec) -> tuple[int, int]:
         If the file is absent or damaged, or is of another architecture: it does not give the whole
         backbone or, where the network has none of its own, half of the arrays.
     """
-    given = spec.params.get("weights")
+    given = spec.params.get("pretrained")
     arrays = model.arrays()
     if given is None:
         return 0, len(arrays)
@@ -116,7 +116,7 @@ def start_from_file(model: DetectionModel, spec: ModelSpec) -> tuple[int, int]:
 def say_what_was_taken(taken: int, total: int, spec: ModelSpec) -> None:
     """Tell the organiser how much of the file is in the model."""
     rest = "" if taken == total else "; the others start from random values"
-    path = spec.params["weights"]
+    path = spec.params["pretrained"]
     # a warning, because fl-server shows no lesser line
     log.warning("%s: %d of %d arrays taken from %s%s", KEY, taken, total, path, rest)
 

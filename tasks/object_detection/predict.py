@@ -178,9 +178,7 @@ def _request(path: Path, schema: DetectionSchema) -> _Request:
     files, split = _files(path)
     base = path if path.is_dir() else path.parent
     pictures = [
-        _Picture(
-            number, _relative(file, base), FileImage(file, schema.max_pixels, schema.bit_depth)
-        )
+        _Picture(number, _relative(file, base), FileImage(file, schema.max_pixels))
         for number, file in enumerate(files, 1)
     ]
     notes = [f"read: the {split} pictures of {path}"] if split else []
@@ -191,11 +189,7 @@ def _coco_request(path: Path, schema: DetectionSchema) -> _Request:
     issues = ImageIssues("drop")
     file = open_coco(path, issues, labels=False)
     pictures = [
-        _Picture(
-            key,
-            row["file_name"],
-            FileImage(file.pictures[key], schema.max_pixels, schema.bit_depth),
-        )
+        _Picture(key, row["file_name"], FileImage(file.pictures[key], schema.max_pixels))
         for key, row in file.images.items()
     ]
     index = schema.class_index

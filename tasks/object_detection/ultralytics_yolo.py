@@ -35,7 +35,10 @@ from tasks.object_detection.pixels import Target
 from tasks.object_detection.schema import DetectionSchema
 from tasks.object_detection.suppression import suppress
 
-DEFAULTS: dict[str, Any] = {"config": "yolo11n.yaml", "depth": None, "width": None, "weights": None}
+DEFAULTS: dict[str, Any] = {
+    **{"config": "yolo11n.yaml", "depth": None, "width": None},
+    "pretrained": None,
+}
 HEADS = ("Detect", "v10Detect")
 GAINS = SimpleNamespace(box=7.5, cls=0.5, dfl=1.5, epochs=1)
 """Weights of the loss's three terms, ultralytics' defaults."""

@@ -142,7 +142,7 @@ class SemanticSegmentation:
         return build_model(spec, fitted, seed)
 
     def start(self, model: Model, spec: ModelSpec) -> None:
-        """Load the organiser's ``model.params.weights``; never called at a site."""
+        """Load the organiser's ``model.params.pretrained``; never called at a site."""
         start_from_file(cast(SegmentationModel, model), spec)
 
     def train(

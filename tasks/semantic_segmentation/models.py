@@ -24,7 +24,7 @@ from tasks.networks.seeds import seeded
 
 UNET = "unet"
 TORCHVISION = tuple(torchvision.models.list_models(module=torchvision.models.segmentation))
-_UNET_DEFAULTS: dict[str, Any] = {"channels": [16, 32, 64], "norm": "group", "weights": None}
+_UNET_DEFAULTS: dict[str, Any] = {"channels": [16, 32, 64], "norm": "group", "pretrained": None}
 
 
 class SegmentationModel(ImageNetwork):

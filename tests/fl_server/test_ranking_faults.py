@@ -72,7 +72,7 @@ def test_result_page_and_model_agree_on_the_final_round(run, board, tmp_path):
     assert entry.final_score == result["score"]["final"]
     assert result["score"]["final"] == result["rounds"][result["final_round"]]["score"]
     model = tmp_path / "runs" / "0" / "model.safetensors"
-    _, again = run("rounds=0", f"weights={model}", third)
+    _, again = run("rounds=0", f"initial_weights={model}", third)
     assert again["score"]["baseline"] == result["score"]["final"]
 
 

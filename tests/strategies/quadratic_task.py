@@ -27,6 +27,7 @@ from fl_server.runtimes.simulation import InProcessGrid
 from strategies.privacy.modes import NoPrivacy
 from strategies.registry import client_update_name
 from tasks.contract import (
+    DataSource,
     ModelSpec,
     ScoreCard,
     Scores,
@@ -264,17 +265,14 @@ class Federation:
             train=options.get("train", GRADIENT_DESCENT),
             strategy={},
             strategy_name="test",
-            runtime={"name": "simulation"},
             sites=options.get("waits", SitesConfig(rejoin_seconds=0.0)),
             early_stopping=EarlyStopping(),
             board=BoardConfig(),
-            site_data=tuple(
-                {"name": name, "data": {"train": site.to_source()}}
-                for name, site in zip(names, sites, strict=True)
+            sources=tuple(
+                DataSource(name, site.to_source()) for name, site in zip(names, sites, strict=True)
             ),
             rounds=rounds,
             seed=options.get("seed", 0),
-            split_seed=0,
             privacy=options.get("privacy", NoPrivacy()),
             folder=options.get("folder") or self._folder / f"run_{next(self._runs)}",
         )

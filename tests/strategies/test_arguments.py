@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fl_common.errors import ConfigError
-from fl_server.config.run_config import make_strategy
+from fl_server.config.instantiation import make_strategy
 from strategies.arguments import check_number, check_whole, check_whole_or_null
 
 RANGES = {

@@ -10,7 +10,7 @@ import yaml
 from quadratic_task import GRADIENT_DESCENT, assert_iterates, descend, minima, random_sites
 
 from fl_server.config.compose import compose_overrides
-from fl_server.config.run_config import make_strategy
+from fl_server.config.instantiation import make_strategy
 from fl_server.runtimes.execution import execute
 from fl_server.runtimes.simulation import InProcessGrid
 from strategies.registry import client_update, personaliser
@@ -38,6 +38,7 @@ def walk_through(tmp_path, monkeypatch):
     folder.mkdir(parents=True)
     (folder / "momentum_scaffold.yaml").write_text(block("yaml"))
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)  # a module in the working folder may be named
     monkeypatch.delitem(sys.modules, "momentum_scaffold", raising=False)
     client_update.cache_clear()
     personaliser.cache_clear()

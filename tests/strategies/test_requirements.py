@@ -6,7 +6,7 @@ from flwr.serverapp import strategy as flower
 
 from fl_common.errors import ConfigError, ReplyError
 from fl_server.config.compatibility import check_run
-from fl_server.config.run_config import make_strategy
+from fl_server.config.instantiation import make_strategy
 from strategies.bulyan import Bulyan
 from strategies.cyclic import CyclicWeightTransfer
 from strategies.fedadam import FedAdam

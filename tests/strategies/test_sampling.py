@@ -119,11 +119,11 @@ def test_groups_are_given_as_documented(tmp_path):
     assert GROUPS.replace("site_0,site_1", "a,b").replace("site_2", "c") in STRATEGIES_MD
     config = compose_overrides(["sampling=stratified", GROUPS], tmp_path)
     check_run(config)
-    sampler = make_sampler(config.resolved["sampling"])
+    sampler = make_sampler(config.sampling)
     assert sampler == Stratified(0.5, {"north": ["site_0", "site_1"], "south": ["site_2"]})
     config = compose_overrides(["sampling=stratified"], tmp_path)
     check_run(config)
-    sampler = make_sampler(config.resolved["sampling"])
+    sampler = make_sampler(config.sampling)
     assert sampler == Stratified(0.5)
     assert len(choose(sampler)) == 5
 

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from fl_common.errors import CheckpointError
-from fl_server.config.run_config import make_strategy
+from fl_server.config.instantiation import make_strategy
 from strategies.fedavg import FedAvg
 from strategies.privacy.central import CentralDp
 from strategies.privacy.modes import CentralFixed

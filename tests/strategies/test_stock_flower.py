@@ -8,7 +8,7 @@ from flwr.app import ConfigRecord
 from flwr.serverapp import strategy as flower
 from quadratic_task import Federation, minima, random_sites, split
 
-from fl_server.config.run_config import make_strategy
+from fl_server.config.instantiation import make_strategy
 from fl_server.runtimes.simulation import InProcessGrid
 from strategies.fedadagrad import FedAdagrad
 from strategies.fedavg import FedAvg

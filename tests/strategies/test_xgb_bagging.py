@@ -440,7 +440,7 @@ def test_damaged_saved_booster_is_one_line(compose_trees):
 def test_result_of_a_run_starts_the_next(compose_trees):
     first = compose_trees("rounds=2", folder="first")
     run(first)
-    second = compose_trees("rounds=2", f"weights={first.folder / MODEL}", folder="second")
+    second = compose_trees("rounds=2", f"initial_weights={first.folder / MODEL}", folder="second")
     outcome = run(second)
     assert len(boosters.trees_of(boosters.parse(booster(second)))) == 16
     values = json.loads((first.folder / RESULT).read_text())["score"]
@@ -456,8 +456,8 @@ REFUSED = {
     "network in turn": (["model=linear", CYCLIC], "XgbCyclic joins trees"),
     "update norm": (["sites.max_update_norm=1"], "set sites.max_update_norm=null"),
     "loss": (["train.loss=focal"], "set train.loss=auto"),
-    "half precision": (["communication=fp16"], "set communication=fp32"),
-    "largest entries": (["communication=top_k"], "set communication=fp32"),
+    "half precision": (["compression=fp16"], "set compression=fp32"),
+    "largest entries": (["compression=top_k"], "set compression=fp32"),
     "combine": (["strategy.combine=median"], "strategy.combine must be sum or mean"),
     "flower, three classes": (
         ["usecase=rare_disease", *FLOWER["bagging"]],

@@ -27,7 +27,7 @@ def run(tmp_path):
 def test_folder_gives_the_run_back(run):
     again = resumed_run(run.folder, [])
     assert again.resume
-    assert (again.rounds, again.team, again.strategy_name) == (3, "Zürich", "fedprox")
+    assert (again.rounds, again.submission.team, again.strategy_name) == (3, "Zürich", "fedprox")
     assert again.folder == run.folder
     assert fingerprint(again) == fingerprint(run)
 

@@ -26,7 +26,7 @@ STRATEGIES = {
     "scaffold": ("strategy=scaffold", "train.optimizer=sgd"),
     "feddyn": ("strategy=feddyn",),
     "ditto": ("strategy=ditto",),
-    "top_k": ("communication.top_k=0.2",),
+    "top_k": ("compression.top_k=0.2",),
 }
 
 

@@ -277,7 +277,7 @@ def test_early_stopping_does_not_choose_a_round_on_the_holdout(compose):
     assert score == result(config)["score"]["final"]
     assert result(config)["final_round"] == chosen
 
-    model = f"weights={config.folder / MODEL}"
+    model = f"initial_weights={config.folder / MODEL}"
     again = compose("rounds=1", model, third, folder="again")
     assert run(again).rounds[0].score == score
 
@@ -285,7 +285,7 @@ def test_early_stopping_does_not_choose_a_round_on_the_holdout(compose):
 def test_starting_weights_are_scored_as_submitted(compose):
     config = compose("rounds=2")
     final = run(config).rounds[-1]
-    submitted = compose("rounds=0", f"weights={config.folder / MODEL}", folder="submitted")
+    submitted = compose("rounds=0", f"initial_weights={config.folder / MODEL}", folder="submitted")
     assert run(submitted).rounds[0].card.overall.values == final.card.overall.values
 
 
@@ -293,10 +293,10 @@ def test_weights_of_another_model_are_refused(compose, tmp_path):
     path = tmp_path / "other.safetensors"
     save_file({"w": np.zeros((2, 2), dtype=np.float32)}, path)
     with pytest.raises(ConfigError, match="does not fit the model"):
-        run(compose(f"weights={path}"))
+        run(compose(f"initial_weights={path}"))
     path.write_bytes(b"rubbish")
     with pytest.raises(ConfigError, match="not a safetensors file"):
-        run(compose(f"weights={path}"))
+        run(compose(f"initial_weights={path}"))
 
 
 def test_broken_strategy_fails_the_round_with_its_file_and_line(compose, tmp_path, monkeypatch):
@@ -308,7 +308,9 @@ def test_broken_strategy_fails_the_round_with_its_file_and_line(compose, tmp_pat
         "        return 1 / 0\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    outcome = run(compose("rounds=2", "strategy._target_=my_strategy.Mine"))
+    outcome = run(
+        compose("rounds=2", "strategy._target_=my_strategy.Mine", "allow_targets=[my_strategy]")
+    )
     assert [record.status for record in outcome.rounds] == ["ok", "failed", "failed"]
     assert "ZeroDivisionError" in outcome.rounds[1].reason
     assert "my_strategy.py:5" in outcome.rounds[1].reason
@@ -341,7 +343,9 @@ def test_whatever_a_strategy_does_wrong_is_told_with_its_own_line(
         f"        {body}\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    outcome = run(compose("rounds=1", f"strategy._target_={module}.Mine"))
+    outcome = run(
+        compose("rounds=1", f"strategy._target_={module}.Mine", f"allow_targets=[{module}]")
+    )
     assert outcome.rounds[1].status != "ok"
     assert says in outcome.rounds[1].reason
     assert f"{module}.py:{line})" in outcome.rounds[1].reason

@@ -157,7 +157,7 @@ def test_model_of_variable_size_judges_its_replies(reply):
     ("model", "kind"), [(None, CompressedReplies), (Trees(), VariableSizeReplies)]
 )
 def test_model_chooses_the_validator(model, kind):
-    config = SimpleNamespace(sites=SitesConfig(max_update_norm=3.0), communication=Compression())
+    config = SimpleNamespace(sites=SitesConfig(max_update_norm=3.0), compression=Compression())
     validator = make_validator(config, FedAvg(), model)
     assert type(validator) is kind
     if kind is CompressedReplies:

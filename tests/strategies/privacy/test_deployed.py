@@ -33,7 +33,7 @@ def audited(federation, name):
 def test_secure_aggregation_over_the_wire_equals_the_plain_simulation(federation):
     """Two of our clients and Flower's own, which runs every message in a new process."""
     federation.overrides = lambda: [*Federation.overrides(federation), "rounds=1"]
-    server = federation.server("serve=false", "privacy=secagg")
+    server = federation.server("board.serve=false", "privacy=secagg")
     for name in ("a", "b"):
         federation.client(name)
     federation.supernode("c")
@@ -59,7 +59,7 @@ def test_budget_is_kept_in_a_file_over_runs(federation):
     budget = epsilon_of([(4.0, 16 / 450, 2 * 20 * 29)], 1e-5) + 1e-6
     path = federation.folder / "a/site.yaml"
     path.write_text(path.read_text() + f"policy: {{epsilon_budget: {budget}}}\n")
-    options = ("serve=false", "privacy=local_dpsgd", "privacy.noise_multiplier=4")
+    options = ("board.serve=false", "privacy=local_dpsgd", "privacy.noise_multiplier=4")
     server = federation.server(*options, "sites.quorum=2")
     for name in SITES:
         federation.client(name)

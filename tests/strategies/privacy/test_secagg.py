@@ -482,8 +482,8 @@ def test_guard_lets_out_what_a_stage_needs(checked):
         ("strategy=cyclic", "each site's update"),
         ("strategy._target_=flwr.serverapp.strategy.FedMedian", "each site's update"),
         ("sites.max_update_norm=1", "max_update_norm"),
-        ("communication=int8", "compressed"),
-        ("communication=top_k", "compressed"),
+        ("compression=int8", "compressed"),
+        ("compression=top_k", "compressed"),
         ("data.num_sites=2", "min_sites"),
     ],
 )

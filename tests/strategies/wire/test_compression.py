@@ -167,7 +167,7 @@ def test_int8_scale_that_is_not_finite_is_refused():
     ("dtype", "share"), [("fp64", None), ("int8", 0), ("int8", 1.5), ("fp32", True), (8, None)]
 )
 def test_refuses_a_form_that_does_not_exist(dtype, share):
-    with pytest.raises(ConfigError, match="communication"):
+    with pytest.raises(ConfigError, match="compression"):
         Compression(dtype, share)
 
 
@@ -189,14 +189,14 @@ def test_bytes_drop_as_declared_and_the_model_stays_close(compose):
     plain, whole = run(compose(*WIDE, folder="fp32"))
     size = trained_bytes(whole)
     for name, share, loss in (("fp16", 0.53, 0.01), ("int8", 0.30, 0.05), ("top_k", 0.25, 0.2)):
-        outcome, result = run(compose(*WIDE, f"communication={name}", folder=name))
+        outcome, result = run(compose(*WIDE, f"compression={name}", folder=name))
         assert trained_bytes(result) < share * size, name
         final = outcome.rounds[-1]
         assert final.train_loss == pytest.approx(plain.rounds[-1].train_loss, abs=loss)
 
 
 def test_fp32_is_the_path_without_compression_bit_for_bit(compose):
-    plain, same = compose(folder="plain"), compose("communication=fp32", folder="fp32")
+    plain, same = compose(folder="plain"), compose("compression=fp32", folder="fp32")
     run(plain), run(same)
     left, right = load_file(plain.folder / MODEL), load_file(same.folder / MODEL)
     for name in left:
@@ -205,7 +205,7 @@ def test_fp32_is_the_path_without_compression_bit_for_bit(compose):
 
 @pytest.mark.parametrize("strategy", ["scaffold", "krum", "fedadam", "flwr_fedavg", "fedbn"])
 def test_any_strategy_works_on_decoded_updates(compose, strategy):
-    options = ("communication=int8", "communication.top_k=0.5", f"strategy={strategy}")
+    options = ("compression=int8", "compression.top_k=0.5", f"strategy={strategy}")
     norm = ("model.params.layer_norm=true", "train.optimizer=sgd", "rounds=2")
     if strategy == "krum":
         norm += ("strategy.num_malicious_nodes=0",)
@@ -214,7 +214,7 @@ def test_any_strategy_works_on_decoded_updates(compose, strategy):
 
 
 def test_residual_stays_at_the_site_and_survives_a_resumption(compose):
-    options = ("communication=top_k", "train.optimizer=sgd")
+    options = ("compression=top_k", "train.optimizer=sgd")
     whole = compose(*options, "rounds=3", folder="whole")
     run(whole)
     run(compose(*options, "rounds=2", folder="cut"))
@@ -255,7 +255,7 @@ def _lack(content):
 
 @pytest.mark.parametrize("change", [_cut, _swap, _lack])
 def test_server_refuses_another_form_than_it_asked_for(compose, change):
-    config = compose("communication=int8", "rounds=1")
+    config = compose("compression=int8", "rounds=1")
     outcome, _ = run(config, Spoiling(config.site_data, change))
     status = {s.site: s.status for s in outcome.rounds[1].sites if s.phase == "train"}
     assert status == {"a": "refused", "b": "ok", "c": "ok"}
@@ -274,7 +274,7 @@ def test_server_refuses_another_form_than_it_asked_for(compose, change):
 def test_guard_lets_out_only_the_form_that_was_asked_for(tmp_path, asked, answered, leaves):
     TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1
     site = site_from_mapping({"name": "a", "data": {"train": "a.csv"}}, "test", tmp_path)
-    job = Job("quadratic", {}, ModelSpec("mlp"), TrainConfig(), communication=asked).to_json()
+    job = Job("quadratic", {}, ModelSpec("mlp"), TrainConfig(), compression=asked).to_json()
     message = Message(request(job, 1, pack_arrays(RECEIVED)), 2, "train")
     model = trained(np.random.default_rng(0))
     encoded, _ = sent(model, answered)

@@ -195,7 +195,7 @@ def test_weights_of_another_head_start_the_body(task, site, tmp_path):
     fresh = model.arrays()
     for name in ("w.safetensors", "w.pt"):
         model.load(fresh)
-        task.start(model, ModelSpec("resnet18", {"weights": str(tmp_path / name)}))
+        task.start(model, ModelSpec("resnet18", {"pretrained": str(tmp_path / name)}))
         arrays = model.arrays()
         np.testing.assert_array_equal(arrays["conv1.weight"], state["conv1.weight"].numpy())
         np.testing.assert_array_equal(arrays["fc.weight"], fresh["fc.weight"])
@@ -208,7 +208,7 @@ def test_a_first_layer_for_colour_is_summed_for_grey(schema_values, site, tmp_pa
         ModelSpec("resnet18"), {**fitted, "channels": 3, "mean": [0] * 3, "std": [1] * 3}, 1
     )
     torch.save(colour.module.state_dict(), tmp_path / "w.pt")
-    start_from_file(model, ModelSpec("resnet18", {"weights": str(tmp_path / "w.pt")}))
+    start_from_file(model, ModelSpec("resnet18", {"pretrained": str(tmp_path / "w.pt")}))
     first = colour.arrays()["conv1.weight"].sum(axis=1, keepdims=True)
     np.testing.assert_allclose(model.arrays()["conv1.weight"], first, rtol=1e-5, atol=1e-6)
 
@@ -227,13 +227,13 @@ def test_weights_files_are_checked_before_any_site_is_asked(task, tmp_path):
         ("evil.pt", "is not read"),
         ("bad.safetensors", "is damaged"),
     ):
-        spec = ModelSpec("simple_cnn", {"weights": str(tmp_path / name)})
+        spec = ModelSpec("simple_cnn", {"pretrained": str(tmp_path / name)})
         with pytest.raises(ConfigError, match=message):
             task.check(spec, TrainConfig())
         # a site builds without the organiser's file
     fitted = {"classes": ["a", "b"], "class_counts": [1, 1], "image_size": 8, "channels": 1}
     fitted |= {"resize": "pad", "mean": [0.0], "std": [1.0], "augment": []}
-    task.build(ModelSpec("simple_cnn", {"weights": "/absent.pt"}), fitted, 0)
+    task.build(ModelSpec("simple_cnn", {"pretrained": "/absent.pt"}), fitted, 0)
 
 
 @pytest.mark.parametrize(
@@ -244,7 +244,7 @@ def test_weights_files_are_checked_before_any_site_is_asked(task, tmp_path):
         (ModelSpec("simple_cnn", {"channels": [0]}), "expected widths"),
         (ModelSpec("simple_cnn", {"dropout": 1}), "from 0 to below 1"),
         (ModelSpec("simple_cnn", {"norm": "layer"}), "norm is 'layer'"),
-        (ModelSpec("simple_cnn", {"weights": 3}), "expected a file"),
+        (ModelSpec("simple_cnn", {"pretrained": 3}), "expected a file"),
         (ModelSpec("squeezenet1_1"), "cannot take pictures of 3 x 16 x 16"),
         (ModelSpec("vit_b_32"), "cannot be made"),
     ],

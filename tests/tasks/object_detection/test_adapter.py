@@ -119,8 +119,8 @@ def test_fit_counts_pictures_not_boxes_and_hides_rare_classes(task, data):
         (ModelSpec("fcos", TINY | {"augment": {"flop": 1}}), TrainConfig(), "'flip'"),
         (ModelSpec("fcos", TINY | {"augment": {"flip": 2}}), TrainConfig(), "augment.flip is 2"),
         (ModelSpec("fcos", TINY | {"augment": "x"}), TrainConfig(), "augment is 'x'"),
-        (ModelSpec("fcos", TINY | {"weights": 3}), TrainConfig(), "weights is 3"),
-        (ModelSpec("fcos", TINY | {"weights": "gone.pt"}), TrainConfig(), "no such file"),
+        (ModelSpec("fcos", TINY | {"pretrained": 3}), TrainConfig(), "pretrained is 3"),
+        (ModelSpec("fcos", TINY | {"pretrained": "gone.pt"}), TrainConfig(), "no such file"),
         (FCOS, TrainConfig(optimizer="sdg"), "did you mean 'sgd'"),
         (FCOS, TrainConfig(loss="mse"), "brings its own loss"),
         (FCOS, TrainConfig(class_weight="balanced"), "expected none"),
@@ -134,7 +134,7 @@ def test_bad_choices_are_named_before_any_site_is_asked(task, spec, config, says
 
 
 def test_sites_never_open_the_organisers_file(task):
-    task.build(ModelSpec("fcos", TINY | {"weights": "/organiser/only.pt"}), {}, 0)
+    task.build(ModelSpec("fcos", TINY | {"pretrained": "/organiser/only.pt"}), {}, 0)
 
 
 def test_weights_that_are_no_numbers_stop_evaluation(task, data):

@@ -112,7 +112,7 @@ def test_backbone_files_are_taken_by_name_and_shape(task, tmp_path, suffix, capl
     state = {name: value.clone() for name, value in resnet18(weights=None).state_dict().items()}
     path = tmp_path / f"resnet18{suffix}"
     torch.save(state, path) if suffix == ".pth" else save_file(state, path)
-    spec = ModelSpec("fcos", {"backbone": "resnet18", "weights": str(path)})
+    spec = ModelSpec("fcos", {"backbone": "resnet18", "pretrained": str(path)})
     model = task.build(spec, {}, 0)
     task.start(model, spec)
     arrays = model.arrays()
@@ -131,7 +131,7 @@ def test_files_of_another_or_half_a_backbone_are_refused(task, tmp_path, lost):
     path = tmp_path / "weights.safetensors"
     save_file(dict(state), path)
     backbone = "resnet50" if lost == "nothing" else "resnet18"
-    spec = ModelSpec("retinanet", {"backbone": backbone, "weights": str(path)})
+    spec = ModelSpec("retinanet", {"backbone": backbone, "pretrained": str(path)})
     model = task.build(spec, {}, 0)
     before = model.arrays()
     with pytest.raises(ConfigError, match=r"\d+ of \d+ arrays of 'retinanet' fit .*backbone"):
@@ -144,7 +144,7 @@ def test_whole_detectors_are_taken_but_for_another_head(task, tmp_path, caplog):
     trained = other.build(FCOS, {}, 3).arrays()
     path = tmp_path / "model.safetensors"
     save_file({name: torch.tensor(array) for name, array in trained.items()}, path)
-    spec = ModelSpec("fcos", TINY | {"weights": str(path)})
+    spec = ModelSpec("fcos", TINY | {"pretrained": str(path)})
     task.start(task.build(spec, {}, 0), spec)
     assert "the others start from random values" in caplog.text
     caplog.clear()

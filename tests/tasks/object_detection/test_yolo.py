@@ -199,14 +199,14 @@ def test_checkpoint_of_the_package_is_read_without_running_code(task, tmp_path):
     path = tmp_path / "best.pt"
     torch.save({"epoch": 3, "model": module.half(), "ema": None, "train_args": {}}, path)
     model = task.build(YOLO, {}, 0)
-    task.start(model, ModelSpec("yolo", TINY_YOLO | {"weights": str(path)}))
+    task.start(model, ModelSpec("yolo", TINY_YOLO | {"pretrained": str(path)}))
     for name, array in trained.arrays().items():
         np.testing.assert_allclose(model.arrays()[name], array, atol=2e-3)
 
     other = shape_task(classes=["a", "b", "c"])  # a head for other classes is not taken
     fresh = other.build(YOLO, {}, 0)
     before = fresh.arrays()
-    other.start(fresh, ModelSpec("yolo", TINY_YOLO | {"weights": str(path)}))
+    other.start(fresh, ModelSpec("yolo", TINY_YOLO | {"pretrained": str(path)}))
     changed = {n for n, array in fresh.arrays().items() if (array != before[n]).any()}
     assert "model.0.conv.weight" in changed
     assert not any(before[n].shape != trained.arrays()[n].shape for n in changed)
@@ -221,7 +221,7 @@ def test_bad_checkpoints_are_refused(task, tmp_path, content):
     else:
         path.write_bytes(content)
     with pytest.raises(ConfigError, match=r"bad\.pt") as caught:
-        task.check(ModelSpec("yolo", TINY_YOLO | {"weights": str(path)}), TrainConfig())
+        task.check(ModelSpec("yolo", TINY_YOLO | {"pretrained": str(path)}), TrainConfig())
     assert ("posix.system" in str(caught.value)) is (content == "code")
     assert "ultralytics.nn" not in str(caught.value)
     assert str(caught.value).isprintable()  # no colour codes
@@ -237,11 +237,11 @@ def test_checkpoint_within_a_training_is_read(task, tmp_path):
     path = tmp_path / "epoch3.pt"
     torch.save({"epoch": 3, "model": None, "ema": module.half(), "optimizer": {}}, path)
     model = task.build(YOLO, {}, 0)
-    task.start(model, ModelSpec("yolo", TINY_YOLO | {"weights": str(path)}))
+    task.start(model, ModelSpec("yolo", TINY_YOLO | {"pretrained": str(path)}))
     for name, array in trained.arrays().items():
         np.testing.assert_allclose(model.arrays()[name], array, atol=2e-3)
     torch.save(trained.module.state_dict(), path)  # what the refusal of other files asks for
-    task.start(model, ModelSpec("yolo", TINY_YOLO | {"weights": str(path)}))
+    task.start(model, ModelSpec("yolo", TINY_YOLO | {"pretrained": str(path)}))
     assert_same(model.arrays(), trained.arrays())
 
 
@@ -250,14 +250,14 @@ def test_checkpoint_of_another_architecture_is_refused(task, tmp_path, caplog):
     path = tmp_path / "best.pt"
     torch.save({"model": task.build(YOLO, {}, 9).module, "ema": None}, path)
     for params in ({"config": "yolov8n.yaml"}, {"width": 0.125}):
-        spec = ModelSpec("yolo", {**TINY_YOLO, **params, "weights": str(path)})
+        spec = ModelSpec("yolo", {**TINY_YOLO, **params, "pretrained": str(path)})
         model = task.build(spec, {}, 0)
         before = model.arrays()
         with pytest.raises(ConfigError, match=r"\d+ of \d+ arrays of 'yolo' fit .*config"):
             task.start(model, spec)
         assert_same(model.arrays(), before)
     other = shape_task(classes=["a", "b", "c"])
-    spec = ModelSpec("yolo", TINY_YOLO | {"weights": str(path)})
+    spec = ModelSpec("yolo", TINY_YOLO | {"pretrained": str(path)})
     other.start(other.build(spec, {}, 0), spec)
     (record,) = caplog.records
     assert re.search(r"411 of 417 arrays taken from .*best\.pt; the others", record.message)

@@ -170,7 +170,7 @@ def test_dice_loss_falls_to_nought_where_the_prediction_is_right():
         (ModelSpec("unet", {"channels": [4] * 7}), {}, "cannot take pictures"),
         (SMALL, {"loss": "focal"}, "'focal' does not exist here"),
         (SMALL, {"class_weight": "yes"}, "train.class_weight"),
-        (ModelSpec("unet", {"weights": "/no.pt"}), {}, "no such file"),
+        (ModelSpec("unet", {"pretrained": "/no.pt"}), {}, "no such file"),
     ],
 )
 def test_wrong_choices_are_config_errors(task, spec, config, message):
