@@ -136,13 +136,14 @@ def test_killed_run_resumes_to_the_same_chosen_round(compose, monkeypatch):
     assert len(run(again).rounds) == len(straight.rounds)  # it stays stopped
 
 
-def test_patience_without_validation_rows_leaves_nothing_behind(compose):
+def test_patience_without_validation_rows_is_refused_before_training(compose):
     config = compose("early_stopping.patience=2", "board.url=null")
     with pytest.raises(ConfigError, match=r"early_stopping\.patience is judged on validation rows"):
         launch(config)
+    assert not config.folder.exists()
     with pytest.raises(ConfigError, match=r"early_stopping\.patience is judged on validation rows"):
         run(config)  # as after admission, where the sites are not the server's
-    assert not config.folder.exists()
+    assert [path.name for path in config.folder.iterdir()] == ["config.yaml"]
 
 
 def test_without_validation_rows_the_last_good_round_counts(compose):
