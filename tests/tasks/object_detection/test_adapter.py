@@ -225,7 +225,7 @@ def test_predictions_are_coco_and_read_back(task, shapes, tmp_path):
     source = shape_sources(shapes, 1)[0]
     everything = task.read(source, 0)
     task.train(model, everything, TrainConfig("adam", lr=0.003, local_epochs=8), NONE, 0)
-    found = task.predict(model, shapes)
+    found = task.predict(model, shapes).above(task.schema.score_threshold)
     path = tmp_path / "found.json"
     path.write_text(found.to_text())
     coco = COCO(str(path))
