@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import importlib
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from fl_common.cli_errors import friendly_errors
 from fl_common.errors import ConfigError
 from fl_common.own_packages import bind_own_packages
+from fl_common.terminal import console, print_version, say
 
 app = typer.Typer(
     help="Look at use cases and results, predict, prepare sites.\n\n"
@@ -27,12 +29,27 @@ app.add_typer(keys, name="keys")
 app.add_typer(certs, name="certs")
 new = typer.Typer(help="Start something of your own.", no_args_is_help=True)
 app.add_typer(new, name="new")
-console = Console()
 
 
-def _say(line: str) -> None:
-    """Print a line as it is: a path stays whole, however narrow the terminal."""
-    console.print(line, markup=False, highlight=False, soft_wrap=True)
+def _version(asked: bool) -> None:
+    if asked:
+        print_version()
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Show fedleague's version.", callback=_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
 @app.command()
@@ -59,30 +76,42 @@ def predict(
     """
     from fl_server.commands.predict import PredictOptions, predict_file
 
-    _say(predict_file(run, data, out, PredictOptions(threshold, key)))
+    say(predict_file(run, data, out, PredictOptions(threshold, key)))
 
 
 @app.command()
-def usecases() -> None:
+def usecases(as_json: AsJson = False) -> None:
     """List the use cases that are ready to run."""
     from fl_server.commands.usecases import list_usecases
 
+    if as_json:
+        say(json.dumps([asdict(entry) for entry in list_usecases()], indent=2))
+        return
     table = Table()
     for name in ("use case", "task", "score"):
         table.add_column(name, no_wrap=True)
     table.add_column("what", overflow="fold")
     for entry in list_usecases():
         table.add_row(entry.slug, entry.task, entry.score, entry.title)
-    console.print(table)
-    _say("run one: fl-server usecase=NAME")
+    console().print(table)
+    say("run one: fl-server usecase=NAME")
 
 
 @app.command()
-def show(run: Annotated[Path, typer.Argument(help="Run folder.")]) -> None:
-    """Show the result of a run."""
-    from fl_server.commands.show import print_result
+def show(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders.", metavar="RUN...")],
+    as_json: AsJson = False,
+) -> None:
+    """Show the result of a run, or compare several."""
+    from fl_server.commands.show import print_comparison, print_result, read_result
 
-    print_result(run, console)
+    if as_json:
+        found = [read_result(run) for run in runs]
+        say(json.dumps(found[0] if len(found) == 1 else found, indent=2))
+    elif len(runs) == 1:
+        print_result(runs[0], console())
+    else:
+        print_comparison(runs, console())
 
 
 @app.command()
@@ -119,7 +148,7 @@ def check(
 
     job = job_of(usecase, override or [])
     report = _client("fl_client.data_check", "check_site_file")(site, job.to_json(), preview)
-    console.print(
+    console().print(
         f"site '{report.name}' fits '{usecase}': {report.num_train} training rows, "
         + (f"{report.num_validation} to choose by, " if report.num_validation else "")
         + f"{report.num_holdout} held out",
@@ -127,9 +156,9 @@ def check(
         highlight=False,
     )
     for note in report.notes:
-        _say(f"  note: {note}")
+        say(f"  note: {note}")
     if preview is not None:
-        _say(f"  pictures: {preview}")
+        say(f"  pictures: {preview}")
 
 
 @app.command("export-sites")
@@ -144,7 +173,7 @@ def export_sites(
     from fl_server.commands.export_sites import write_sites
 
     for folder in write_sites(usecase, override or [], out):
-        _say(str(folder))
+        say(str(folder))
 
 
 @new.command("strategy")
@@ -182,8 +211,8 @@ def _write(kind: str, name: str, how: str) -> None:
     from fl_server.commands.new_plugin import write_plugin
 
     for path in write_plugin(kind, name, Path()):
-        _say(str(path))
-    _say(f"try it: {how}")
+        say(str(path))
+    say(f"try it: {how}")
 
 
 @keys.command("new")
@@ -196,8 +225,8 @@ def keys_new(
     from fl_server.superlink.keys import new_node_key
 
     private, public = new_node_key(out, name, force=force)
-    _say(f"{private}  (keep it at the site)")
-    _say(f"{public}  (send it to the organiser)")
+    say(f"{private}  (keep it at the site)")
+    say(f"{public}  (send it to the organiser)")
 
 
 @certs.command("new")
@@ -212,7 +241,7 @@ def certs_new(
     from fl_server.superlink.keys import new_certificates
 
     for path in new_certificates(out, host, force=force):
-        _say(str(path))
+        say(str(path))
 
 
 def _client(module: str, function: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ def print_result(folder: Path, console: Console) -> None:
     ConfigError
         If the folder holds no result, or a damaged one.
     """
-    result = read_json(folder / RESULT)
+    result = read_result(folder)
     try:
         score = result["score"]
         title = (
@@ -42,6 +43,45 @@ def print_result(folder: Path, console: Console) -> None:
         console.print(table)
     for line in absent:
         console.print(line, markup=False, highlight=False)
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """Return what a run left in its ``result.json``."""
+    result: dict[str, Any] = read_json(folder / RESULT)
+    return result
+
+
+def print_comparison(folders: Sequence[Path], console: Console) -> None:
+    """Print several runs side by side: a column a run, after fine-tuning.
+
+    Raises
+    ------
+    ConfigError
+        If a folder holds no result, or a damaged one.
+    """
+    table = Table(title="after fine-tuning, on the pooled holdouts")
+    table.add_column("")
+    rows: dict[str, dict[Path, str]] = {}
+    for folder in folders:
+        result = read_result(folder)
+        table.add_column(str(folder), justify="right", overflow="fold")
+        try:
+            score = result["score"]
+            cells = {name: str(result[name]) for name in ("usecase", "model", "strategy", "seed")}
+            cells["rounds"] = str(len(result["rounds"]) - 1)
+            cells[f"{score['name']}, out of the box"] = _number(score["baseline"])
+            final = _flat(result["metrics"]["final"])
+            cells |= {name: _number(value) for name, value in final.items()}
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ConfigError(
+                f"{folder / RESULT}: not the result of a run ({type(error).__name__} {error}); "
+                "give the folder of a finished run"
+            ) from None
+        for name, cell in cells.items():
+            rows.setdefault(name, {})[folder] = cell
+    for name, by_folder in rows.items():
+        table.add_row(name, *(by_folder.get(folder, "–") for folder in folders))
+    console.print(table)
 
 
 def _metrics(result: dict[str, Any]) -> Table:
