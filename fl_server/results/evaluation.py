@@ -17,7 +17,9 @@ from fl_server.config.run_config import RunConfig
 from fl_server.config.usecase import UseCaseInfo
 
 SITES = "sites"
-"""The sites' names and rows: known once they are admitted, and a consequence of the other parts."""
+"""The sites' names and held-out rows: known once they are admitted; a consequence of the rest."""
+CHOOSING = ("validation", "validation_fraction")
+"""Taken from the training rows: they choose a model; the rows that score it stay the same."""
 
 Evaluation = Mapping[str, Any]
 
@@ -48,12 +50,12 @@ def evaluation_of(config: RunConfig, sites: Iterable[Any] = ()) -> dict[str, Any
         "data": "held by the sites",
     }
     described = {str(site["name"]): dict(site["data"]) for site in config.site_data}
-    for key in sorted({key for data in described.values() for key in data}):
+    for key in sorted({k for data in described.values() for k in data} - set(CHOOSING)):
         values = {name: _without_index(data.get(key)) for name, data in described.items()}
         first, *others = values.values()
         same = all(value == first for value in others)
         parts["data" if key == "train" else key] = first if same else values
-    rows = {site.name: [site.num_train, site.num_validation, site.num_holdout] for site in sites}
+    rows = {site.name: site.num_holdout for site in sites}
     if rows:
         parts[SITES] = rows
     plain: dict[str, Any] = json.loads(json.dumps(parts, default=str))

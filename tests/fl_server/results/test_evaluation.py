@@ -26,6 +26,7 @@ def evaluation(tmp_path):
         ["rounds=9", "train.lr=0.1", "train.local_epochs=1"],
         ["model=linear", "strategy=fedprox"],
         ["submission.team=other", "usecase.title=X"],
+        ["data.validation_fraction=0.1", "early_stopping.patience=2"],
     ],
 )
 def test_how_a_model_is_trained_is_no_part_of_it(evaluation, overrides):
@@ -36,7 +37,6 @@ def test_how_a_model_is_trained_is_no_part_of_it(evaluation, overrides):
     ("override", "named"),
     [
         ("data.holdout_fraction=0.02", ["holdout_fraction"]),
-        ("+data.validation_fraction=0.1", ["validation_fraction"]),
         ("data.split_seed=3", ["split_seed"]),
         ("data.num_sites=5", ["partition (num_sites)"]),
         ("partition.seed=5", ["partition (seed)"]),
@@ -45,8 +45,6 @@ def test_how_a_model_is_trained_is_no_part_of_it(evaluation, overrides):
     ],
 )
 def test_what_differs_is_named(evaluation, override, named):
-    if override.startswith("+data.validation"):
-        override = override[1:]
     mine = evaluation(override)
     assert differing(mine, evaluation()) == named
     assert fingerprint_of(mine) != fingerprint_of(evaluation())
@@ -64,8 +62,8 @@ def test_other_rows_are_named_where_nothing_else_explains_them(tmp_path):
     config = compose_overrides([*BASE], tmp_path)
     sites = [Site("a", 1, num_train=80, num_holdout=20)]
     mine = evaluation_of(config, sites)
-    assert mine[SITES] == {"a": [80, 0, 20]}
-    fewer = evaluation_of(config, [Site("a", 1, num_train=79, num_holdout=20)])
+    assert mine[SITES] == {"a": 20}
+    fewer = evaluation_of(config, [Site("a", 1, num_train=80, num_holdout=19)])
     assert differing(mine, fewer) == [SITES]
     assert differing(mine, fewer | {"split_seed": 1}) == ["split_seed"]
     assert agrees(mine, evaluation_of(config))
