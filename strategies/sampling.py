@@ -1,7 +1,7 @@
 """Which sites a round may ask: a seam of its own, in front of every strategy.
 
-The round loop shows a strategy only the chosen sites; the strategy's own ``fraction_train`` then
-samples among them. The same seed, round and sites give the same choice.
+The round loop shows a strategy only the chosen sites. The same seed, round and sites give the same
+choice.
 """
 
 from __future__ import annotations

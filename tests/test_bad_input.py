@@ -129,7 +129,10 @@ OPTIONS = [
     ("data.num_site=3", "did you mean data.num_sites=...?"),
     ("model.params.hiden=[3]", "did you mean model.params.hidden=...?"),
     ("+train.lrr=0.1", "unknown key 'train.lrr'; did you mean 'train.lr'?"),
-    ("+strategy.fraction_trian=0.5", "did you mean 'fraction_train'?"),
+    ("+strategy.fraction_evalute=0.5", "did you mean 'fraction_evaluate'?"),
+    ("strategy.fraction_train=0.5", "was renamed to 'sampling.fraction'"),
+    ("usecase.fit=crop", "was renamed to 'usecase.resize'"),
+    ("+usecase.letterbox=false", "was renamed to 'usecase.resize'"),
     ("+usecase.subgruops={}", "did you mean 'subgroups'?"),
     ("data.sites=[{name:a,trian:a.csv}]", "neither a file nor {name: ..., train: ...}"),
     ("data.sites=[{train:a.csv,holdut:b.csv}]", "did you mean 'data.sites[0].holdout'?"),
@@ -225,7 +228,7 @@ VALUES: dict[str, tuple[str, ...]] = {
     "runtime.threads": ("0", "abc"),
     "partition.alpha": ("0", "abc"),
     "initial_weights": ("nope.safetensors", "5"),
-    "strategy.fraction_train": ("2", "-1", "abc"),
+    "strategy.fraction_evaluate": ("2", "-1", "abc"),
 }
 
 
@@ -233,7 +236,7 @@ VALUES: dict[str, tuple[str, ...]] = {
 def test_value_that_does_not_fit_is_named(tmp_path, demo, key, value):
     """What `main` turns into one line (above), for every value without composing each time."""
     config = copy.deepcopy(demo)
-    OmegaConf.update(config, key, yaml.safe_load(value), merge=False)
+    OmegaConf.update(config, key, yaml.safe_load(value), merge=False, force_add=True)
     with pytest.raises(ConfigError, match=re.escape(key)):
         check_run(freeze(config, tmp_path / "run", "fedavg"))
 

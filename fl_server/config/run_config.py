@@ -55,6 +55,9 @@ RENAMED = {
     "usecase.columns_shown": "usecase.extra_columns",
     "usecase.on_bad": "usecase.on_invalid",
     "data.on_bad": "data.on_invalid",
+    "usecase.fit": "usecase.resize",
+    "usecase.letterbox": "usecase.resize",
+    "strategy.fraction_train": "sampling.fraction",
     "model.params.weights": "model.params.pretrained",
 }
 """Old keys and what they are called now."""

@@ -76,7 +76,7 @@ def check_combination(
     if num_asked is not None and num_asked < privacy.min_sites:
         raise ConfigError(
             f"a masked sum needs {privacy.min_sites} sites (privacy.min_sites), and a round asks "
-            f"{num_asked} of {num_sites}; raise sampling.fraction (or strategy.fraction_train)"
+            f"{num_asked} of {num_sites}; raise sampling.fraction"
         )
     if max_update_norm is not None:
         raise ConfigError(

@@ -172,7 +172,6 @@ def test_wrapper_does_not_hide_what_it_wraps(compose, privacy, inner):
     config = compose(
         f"privacy={privacy}",
         "train.optimizer=sgd",
-        "~strategy.fraction_train",
         f"strategy._target_={__name__}.Wraps",
         f"+strategy.strategy={{_target_:strategies.{inner}}}",
     )
@@ -221,7 +220,6 @@ def test_number_of_asked_sites(sampler, fraction_train, asked):
         (["strategy=krum", "sampling.fraction=0.7"], "asks 2 of 3 sites.*raise sampling.fraction"),
         (["strategy=trimmed_mean", "strategy.beta=0.4"], "leaves none of 3"),
         (["privacy=secagg", "sampling.fraction=0.7"], "asks 2 of 3; raise sampling.fraction"),
-        (["privacy=secagg", "strategy.fraction_train=0.7"], "asks 2 of 3"),
         (
             ["strategy=fednova", "train.optimizer=sgd", "strategy.momentum=0.5"],
             "must equal train.momentum=0;",

@@ -360,7 +360,7 @@ def test_stock_strategy_with_one_site_does_not_wait_for_ever(compose, csv_sites)
 
 def test_sampling_a_fraction_is_fixed_by_the_seed(compose):
     def chosen(folder, seed):
-        config = compose("rounds=4", "strategy.fraction_train=0.4", f"seed={seed}", folder=folder)
+        config = compose("rounds=4", "sampling.fraction=0.4", f"seed={seed}", folder=folder)
         return [
             tuple(s.site for s in r.sites if s.phase == "train") for r in run(config).rounds[1:]
         ]
