@@ -498,6 +498,31 @@ def test_check_names_what_is_wrong(call, site, usecase, says):
 # ------------------------------------------------------------------ machine
 
 
+def test_columns_of_text_are_named_all_at_once_ready_to_paste(call, folder):
+    frame = pd.read_csv("a.csv")
+    frame["city of birth"] = ["x", "y"] * (ROWS // 2)
+    for name in "ab":
+        frame.to_csv(f"{name}.csv", index=False)
+    options = [option for option in GOOD if "categorical" not in option]
+    ended = call("fl-server", *options)
+    assert_refused(ended, "'city of birth', 'sex' hold text", '["city of birth",sex]')
+
+
+def test_path_from_the_command_line_is_corrected_there(call):
+    ended = call("fl-server", *GOOD, "data.sites=[a.csv,gone.csv]")
+    assert_refused(ended, "gone.csv does not exist; correct the path in data.sites")
+    assert "site.yaml" not in ended.err
+
+
+@pytest.mark.parametrize("team", ["28146592", "007", "1e5", "Zürich", "東京"])
+def test_team_is_text_whatever_it_looks_like(call, folder, team):
+    ended = call(
+        *("fl-server", *GOOD, "board.url=null", "hydra.run.dir=run", f"submission.team={team}")
+    )
+    assert ended.code == 0, ended.err
+    assert json.loads((folder / "run/result.json").read_text())["team"] == team
+
+
 def test_port_in_use_is_one_line(call):
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))

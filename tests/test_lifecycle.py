@@ -170,8 +170,9 @@ def test_heartbeat_is_written_while_a_round_takes_its_time(tmp_path):
         "from fl_server import cli\n"
         "cli.main()\n"
     )
+    slow = ("train.local_epochs=100", "train.batch_size=4")
     process = subprocess.Popen(
-        [sys.executable, "-c", program, "rounds=1", "train.local_epochs=2000"],
+        [sys.executable, "-c", program, "rounds=1", *slow],
         cwd=tmp_path,
         env=ENV,
     )
