@@ -1,18 +1,15 @@
-"""``fedleague``: everything around a run."""
+"""``fedleague``: everything around a run; here are the options, beside it one file a subcommand."""
 
 from __future__ import annotations
 
-import importlib
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from fl_common.cli_errors import friendly_errors
-from fl_common.errors import ConfigError
 from fl_common.own_packages import bind_own_packages
 from fl_common.terminal import console, print_version, say
 
@@ -82,19 +79,13 @@ def predict(
 @app.command()
 def usecases(as_json: AsJson = False) -> None:
     """List the use cases that are ready to run."""
-    from fl_server.commands.usecases import list_usecases
+    from fl_server.commands.usecases import list_usecases, print_usecases
 
     if as_json:
         say(json.dumps([asdict(entry) for entry in list_usecases()], indent=2))
-        return
-    table = Table()
-    for name in ("use case", "task", "score"):
-        table.add_column(name, no_wrap=True)
-    table.add_column("what", overflow="fold")
-    for entry in list_usecases():
-        table.add_row(entry.slug, entry.task, entry.score, entry.title)
-    console().print(table)
-    say("run one: fl-server usecase=NAME")
+    else:
+        print_usecases(console())
+        say("run one: fl-server usecase=NAME")
 
 
 @app.command()
@@ -121,14 +112,9 @@ def board(
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8080,
 ) -> None:
     """Serve the leaderboard of an existing database."""
-    from fl_server.leaderboard.web import serve
+    from fl_server.commands.board import serve_board
 
-    scheme, _, path = db.partition(":///")
-    if scheme == "sqlite" and not Path(path).is_file():
-        raise ConfigError(
-            f"--db {db}: no such file; a run of fl-server writes it (board.url), or give --db URL"
-        )
-    serve(db, host, port)
+    serve_board(db, host, port)
 
 
 @app.command()
@@ -144,21 +130,10 @@ def check(
     ] = None,
 ) -> None:
     """Check a site's data and policy against a use case; nothing leaves this machine."""
-    from fl_server.commands.usecases import job_of
+    from fl_server.commands.check import check_site
 
-    job = job_of(usecase, override or [])
-    report = _client("fl_client.data_check", "check_site_file")(site, job.to_json(), preview)
-    console().print(
-        f"site '{report.name}' fits '{usecase}': {report.num_train} training rows, "
-        + (f"{report.num_validation} to choose by, " if report.num_validation else "")
-        + f"{report.num_holdout} held out",
-        markup=False,
-        highlight=False,
-    )
-    for note in report.notes:
-        say(f"  note: {note}")
-    if preview is not None:
-        say(f"  pictures: {preview}")
+    for line in check_site(site, usecase, override or [], preview):
+        say(line)
 
 
 @app.command("export-sites")
@@ -242,11 +217,6 @@ def certs_new(
 
     for path in new_certificates(out, host, force=force):
         say(str(path))
-
-
-def _client(module: str, function: str) -> Any:
-    """Load a client-side function by reference: the server package never imports the client."""
-    return getattr(importlib.import_module(module), function)
 
 
 def main() -> None:
