@@ -141,7 +141,7 @@ def _check_target(group: str, target: Any, allowed: Collection[str], what: str) 
 def _is_here(top: str) -> bool:
     """Say whether a module lies in the working folder itself."""
     spec = _spec(top)
-    if spec is None:
+    if spec is None or (spec.origin and not spec.has_location):  # built in or frozen: no file
         return False
     places = [spec.origin] if spec.origin else list(spec.submodule_search_locations or ())
     here = Path.cwd().resolve()

@@ -16,6 +16,8 @@ ATTACKS = [
     {"_target_": "builtins.eval", "_args_": ["open('owned', 'w')"]},
     {"_target_": "builtins.open", "_args_": ["owned", "w"]},
     {"_target_": "hydra.utils.call"},
+    {"_target_": "_io.FileIO", "_args_": ["owned", "w"]},
+    {"_target_": "zipimport.zipimporter", "_args_": ["x"]},
     {"_target_": "strategies.registry.importlib.import_module", "name": "evil"},
     {"_target_": "strategies.arrays.np.memmap", "filename": "owned"},
     {"_target_": "strategies.registry.client_update", "name": "evil:run", "custom_code": True},
@@ -54,6 +56,12 @@ def test_what_is_no_class_of_ours_is_neither_called_nor_imported(folder, attack,
             make(config)
     assert not (folder / "owned").exists()
     assert "evil" not in sys.modules
+
+
+@pytest.mark.parametrize("target", ["os.system", "_io.FileIO", "builtins.open", "sys.exit"])
+def test_what_is_built_in_does_not_lie_in_the_working_folder(target):
+    with pytest.raises(ConfigError, match=r"may be named|allow its package"):
+        make_strategy({"_target_": target})
 
 
 def test_the_cure_is_named():
