@@ -15,7 +15,7 @@ whole::
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import field, is_dataclass
 from functools import cache, wraps
 from pathlib import PurePath
@@ -149,16 +149,6 @@ def one_line(error: PydanticError, kind: Any, origin: str = "", prefix: str = ""
         if detail["type"] not in _UNKNOWN and key not in cured:
             lines.append(_fault(detail, key, what))
     return (f"{origin}: " if origin else "") + _joined(lines)
-
-
-def renamed_keys(kind: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Yield each old key of a model and of the models in it, and its new one, with dots."""
-    for old, new in getattr(kind, "renamed", {}).items():
-        yield f"{prefix}{old}", new
-    for name, (inner, _) in _fields(kind).items():
-        for part in _members(inner):
-            if _fields(part):
-                yield from renamed_keys(part, f"{prefix}{name}.")
 
 
 def keys_of(kind: Any) -> list[str]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from flwr.serverapp.strategy import Strategy
 
-from fl_server.config.instantiation import make_sampler, make_strategy
+from fl_server.config.instantiation import check_network, make_sampler, make_strategy
 from fl_server.config.run_config import RunConfig
 from fl_server.config.usecase import check_metric
 from strategies.privacy.combinations import check_combination, check_sampling
@@ -36,6 +36,8 @@ def check_run(config: RunConfig) -> RunParts:
         On a task, model, loss, optimiser, strategy or metric that does not exist or fit.
     """
     task = load_task(config.usecase.task, config.schema)
+    if ":" in config.model.name:
+        check_network(config.model.name, config.allow_targets)
     for key in (config.usecase.score.name, *config.usecase.extra_columns):
         check_metric(key, config.metrics, config.schema)
     if isinstance(task, ChecksChoices):

@@ -114,18 +114,7 @@ def _check_target(group: str, target: Any, allowed: Collection[str], what: str) 
         raise ConfigError(
             f"{group}._target_ must name a class, as package.module.Class, got {target!r}"
         )
-    top = name.partition(".")[0]
-    found = (find_plugin("strategies", plugin) for plugin in plugin_names("strategies"))
-    plugins = {plugin.module for plugin in found if plugin is not None}
-    places = {*OUR_TARGETS, *plugins, *allowed}
-    place = next((p for p in places if f"{name}.".startswith(f"{p}.")), None)
-    if place is None and not _is_here(top):
-        if _spec(top) is None:
-            raise ConfigError(f"{group} {name} cannot be made: there is no module '{top}'")
-        raise ConfigError(
-            f"{group}._target_: {name} is not {what} of fedleague, Flower, an installed plugin or "
-            f"a module in this folder; if it is meant, allow its package: allow_targets=[{top}]"
-        )
+    place = _place(group, name, {*OUR_TARGETS, *_plugin_modules("strategies"), *allowed}, what)
     try:
         kind = get_class(name)
     except Exception as error:
@@ -136,6 +125,39 @@ def _check_target(group: str, target: Any, allowed: Collection[str], what: str) 
     home = kind.__module__
     if place in OUR_TARGETS and not f"{home}.".startswith(tuple(f"{p}." for p in OUR_HOMES)):
         raise ConfigError(f"{group}._target_: {name} is {home}'s, which may not be named")
+
+
+def check_network(reference: str, allowed: Collection[str] = ()) -> None:
+    """Refuse a network of the organiser's own, ``module:function``, from a place not to be named.
+
+    Raises
+    ------
+    ConfigError
+        Naming the module and the cure.
+    """
+    module = reference.partition(":")[0]
+    if _spec(module.partition(".")[0]) is None:
+        return  # the task says that it is not installed
+    _place("model", module, {*_plugin_modules("models"), *allowed}, "a network")
+
+
+def _place(group: str, name: str, places: Collection[str], what: str) -> str | None:
+    """Return which of ``places`` a name is in; None: in the working folder."""
+    top = name.partition(".")[0]
+    place = next((p for p in places if f"{name}.".startswith(f"{p}.")), None)
+    if place is None and not _is_here(top):
+        if _spec(top) is None:
+            raise ConfigError(f"{group} {name} cannot be made: there is no module '{top}'")
+        raise ConfigError(
+            f"{group}._target_: {name} is not {what} of fedleague, Flower, an installed plugin or "
+            f"a module in this folder; if it is meant, allow its package: allow_targets=[{top}]"
+        )
+    return place
+
+
+def _plugin_modules(group: str) -> set[str]:
+    found = (find_plugin(group, name) for name in plugin_names(group))
+    return {plugin.module for plugin in found if plugin is not None}
 
 
 def _is_here(top: str) -> bool:

@@ -28,7 +28,6 @@ from fl_common.validation import (
     Text,
     Whole,
     one_line,
-    renamed_keys,
     validated,
 )
 
@@ -202,14 +201,6 @@ def test_a_model_cannot_be_changed() -> None:
     site = validated(Site, GOOD)
     with pytest.raises(ValidationError):
         site.seed = 3  # type: ignore[misc]
-
-
-def test_old_keys_are_listed_with_their_place() -> None:
-    assert dict(renamed_keys(Site)) == {
-        "weights": "initial_weights",
-        "where": "data.train",
-        "data.part.sites": "data.part.num_sites",
-    }
 
 
 def test_a_renamed_key_is_not_missing_as_well() -> None:

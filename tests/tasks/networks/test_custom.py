@@ -177,6 +177,12 @@ def compose(csv_sites, tmp_path):
     return make
 
 
+@pytest.mark.parametrize("target", ["os:system", "subprocess:Popen", "_io:open", "random:choice"])
+def test_a_network_comes_from_a_place_that_may_be_named(compose, target):
+    with pytest.raises(ConfigError, match=r"allow_targets=\["):
+        check_run(compose(f"model._target_={target}"))
+
+
 def test_object_detection_says_that_it_takes_none():
     from tasks.object_detection.models import build_model
 
