@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 from fl_common.errors import ConfigError, DataError, DivergedError, ReplyError
-from tasks.contract import LocalObjective, ModelSpec, ScoreCard, TrainConfig
+from tasks.contract import LocalObjective, ModelSpec, TrainConfig
 from tasks.metrics.extra import require_sums
+from tasks.scores import ScoreCard
 from tasks.stats import Stats
 
 CONFIG = TrainConfig(optimizer="sgd", lr=0.05, batch_size=8, local_epochs=2)

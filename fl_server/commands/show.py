@@ -13,7 +13,7 @@ from fl_common.errors import ConfigError
 from fl_server.results.columns import RoundColumns, columns_of
 from fl_server.results.result import RESULT
 from fl_server.results.saved_model import read_json
-from tasks.contract import BLOCKS, OVERALL, SUBGROUPS, MetricPath
+from tasks.scores import BLOCKS, OVERALL, SUBGROUPS, MetricPath
 
 
 def print_result(folder: Path, console: Console) -> None:

@@ -42,8 +42,9 @@ from fl_server.config.sources import (
 from fl_server.config.usecase import UseCaseInfo, score_rule
 from strategies.privacy.modes import NoPrivacy, Privacy
 from strategies.wire.compression import Compression
-from tasks.contract import DataSource, ModelSpec, TaskMetrics, TrainConfig, metrics_of
+from tasks.contract import DataSource, ModelSpec, TrainConfig, metrics_of
 from tasks.registry import load_task
+from tasks.scores import TaskMetrics
 
 USECASE_KEYS = {"slug", "title", "description", "task", "score", "extra_columns"}
 SCORE_KEYS = ("name", "direction")

@@ -9,7 +9,7 @@ from typing import Any
 
 from fl_common.errors import ConfigError
 from fl_common.words import nearest
-from tasks.contract import BLOCKS, DIRECTIONS, OVERALL, SUBGROUPS, MetricPath, TaskMetrics
+from tasks.scores import BLOCKS, DIRECTIONS, OVERALL, SUBGROUPS, MetricPath, TaskMetrics
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from fl_server.leaderboard import views
 from fl_server.results import charts
 from fl_server.results.columns import RoundColumns, SiteColumns, columns_of
-from tasks.contract import DIRECTIONS, MetricPath
+from tasks.scores import DIRECTIONS, MetricPath
 
 NUM_HIGHLIGHTED = 8
 """Lines with a colour of their own in a chart of all runs."""

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from fl_server.leaderboard import standings, views
 from fl_server.leaderboard.tables import Metric, Round, Run, Site, SiteRecord, Submission, UseCase
 from fl_server.results.columns import RoundColumns, SiteColumns, columns_of
-from tasks.contract import MetricPath
+from tasks.scores import MetricPath
 
 
 def usecase(session: Session, slug: str) -> UseCase | None:

@@ -13,7 +13,7 @@ from fl_server.leaderboard.views import clean_text, finite, json_safe
 from fl_server.results.columns import values_of
 from fl_server.results.evaluation import fingerprint_of
 from fl_server.results.records import RoundRecord, RunInfo, SubmissionInfo
-from tasks.contract import Scores
+from tasks.scores import Scores
 
 STRATEGY = "strategy"
 """The scope of a strategy's own numbers."""

@@ -14,7 +14,7 @@ from typing import Any
 
 from fl_server.results.columns import RoundColumns, SiteColumns
 from fl_server.results.run_status import RunStatus
-from tasks.contract import BLOCKS, OVERALL, SUBGROUPS, MetricPath
+from tasks.scores import BLOCKS, OVERALL, SUBGROUPS, MetricPath
 
 Curve = list[tuple[int, float | None]]
 """(round, score) in order; ``None`` where a round has no score."""

@@ -14,7 +14,7 @@ from fl_server.config.run_config import RunConfig
 from fl_server.results.records import RoundRecord, RunOutcome
 from fl_server.results.scoring import final_round
 from fl_server.rounds.sites import Site
-from tasks.contract import DIRECTIONS, MetricPath
+from tasks.scores import DIRECTIONS, MetricPath
 
 ARROWS = {"max": "↑", "min": "↓", "zero": "→0"}
 

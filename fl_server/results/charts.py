@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from tasks.contract import DIRECTIONS
+from tasks.scores import DIRECTIONS
 
 Point = tuple[int, float | None]
 

@@ -19,7 +19,8 @@ from safetensors.numpy import save
 from fl_common.errors import CheckpointError, FileWriteError
 from fl_common.files import arrays_checksum, write_atomically
 from fl_server.results.records import RoundRecord, SiteRecord
-from tasks.contract import Arrays, ScoreCard, Scores
+from tasks.contract import Arrays
+from tasks.scores import ScoreCard, Scores
 
 FILE_NAME = "checkpoint.safetensors"
 MODEL, STRATEGY, BEST, SITES = "model/", "strategy/", "best/", "sites/"

@@ -9,7 +9,8 @@ from typing import Any
 from fl_server.config.usecase import UseCaseInfo
 from fl_server.results.columns import RoundColumns, SiteColumns
 from fl_server.results.evaluation import ShippedUseCase
-from tasks.contract import Arrays, ScoreCard
+from tasks.contract import Arrays
+from tasks.scores import ScoreCard
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from fl_server.results.charts import score_curve_svg
 from fl_server.results.columns import values_of
 from fl_server.results.records import RoundRecord, RunOutcome
 from fl_server.results.scoring import final_round
-from tasks.contract import BLOCKS, OVERALL, SUBGROUPS, MetricPath, ScoreCard, Scores
+from tasks.scores import BLOCKS, OVERALL, SUBGROUPS, MetricPath, ScoreCard, Scores
 
 RESULT, MODEL, MODEL_CARD, CURVE = "result.json", "model.safetensors", "model.json", "curve.svg"
 

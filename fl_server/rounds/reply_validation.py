@@ -37,7 +37,8 @@ from strategies.wire.messages import (
     EvaluateReply,
 )
 from strategies.wire.records import find_record, pack_arrays, record_of, unpack_arrays
-from tasks.contract import OVERALL, Arrays, Model
+from tasks.contract import Arrays, Model
+from tasks.scores import OVERALL
 from tasks.stats import Stats
 from tasks.trees.variable_size import VariableSizeModel
 

@@ -14,18 +14,13 @@ from numpy.typing import NDArray
 from fl_common.errors import ConfigError, DataError
 from tasks.contract import (
     HOLDOUT,
-    OVERALL,
-    SUBGROUPS,
     TRAIN,
     DataSource,
     Fitted,
     LocalObjective,
     Model,
     ModelSpec,
-    ScoreCard,
-    Scores,
     SiteData,
-    TaskMetrics,
     TrainConfig,
     TrainOutcome,
 )
@@ -47,6 +42,7 @@ from tasks.networks.dp_sgd import train_privately
 from tasks.networks.losses import calibrated, classification_loss
 from tasks.networks.seeds import seeded
 from tasks.networks.training import check_config, run_training
+from tasks.scores import OVERALL, SUBGROUPS, ScoreCard, Scores, TaskMetrics
 from tasks.stats import Stats
 
 

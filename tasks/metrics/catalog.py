@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from fl_common.errors import ConfigError
-from tasks.contract import MetricInfo, TaskMetrics
+from tasks.scores import MetricInfo, TaskMetrics
 
 _INF = math.inf
 _OVERALL = (

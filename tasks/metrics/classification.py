@@ -20,11 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl_common.errors import ConfigError, DataError, DivergedError, ReplyError
-from tasks.contract import Scores
 from tasks.metrics.catalog import metric_names
 from tasks.metrics.confusion import confusion_outcomes
 from tasks.metrics.histograms import average_precision, num_score_bins, roc_auc, score_histogram
 from tasks.metrics.metric_value import NO_ROWS, MetricValue, apply, collect
+from tasks.scores import Scores
 from tasks.stats import Stats
 
 PROBABILITY_TOLERANCE = 1e-3

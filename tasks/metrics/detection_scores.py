@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl_common.errors import ReplyError
-from tasks.contract import Scores
 from tasks.metrics.average_precision import Floats, interpolated_precision, num_detection_bins
 from tasks.metrics.catalog import metric_names
 from tasks.metrics.detection import IOU_THRESHOLDS
 from tasks.metrics.metric_value import MetricValue, collect, ratio
+from tasks.scores import Scores
 from tasks.stats import Stats
 
 NO_IMAGES = "no images in the pooled holdout"

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from fl_common.errors import ConfigError, DataError, ReplyError
 from fl_common.plugins import find_plugin, plugin_names
 from fl_common.words import suggest
-from tasks.contract import DIRECTIONS, MetricInfo, Scores, TaskMetrics
 from tasks.metrics.metric_value import NO_ROWS, collect
+from tasks.scores import DIRECTIONS, MetricInfo, Scores, TaskMetrics
 from tasks.stats import Stats
 
 if TYPE_CHECKING:

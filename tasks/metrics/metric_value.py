@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tasks.contract import Scores
+from tasks.scores import Scores
 
 MetricValue = float | str
 """A float is the value; a string the reason why the pooled data do not define it."""

@@ -23,10 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl_common.errors import ConfigError, DataError, DivergedError, ReplyError
-from tasks.contract import Scores
 from tasks.metrics.catalog import metric_names
 from tasks.metrics.histograms import error_histogram, largest_error, median_error, num_error_bins
 from tasks.metrics.metric_value import NO_ROWS, MetricValue, collect
+from tasks.scores import Scores
 from tasks.stats import Stats
 
 COUNTS = ("rows", "zero_targets", "rows_at_or_below_minus_one")

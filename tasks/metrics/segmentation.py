@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl_common.errors import DataError, ReplyError
-from tasks.contract import Scores
 from tasks.metrics.catalog import metric_names
 from tasks.metrics.metric_value import MetricValue, collect, ratio
+from tasks.scores import Scores
 from tasks.stats import Stats
 
 NO_PIXELS = "no labelled pixels in the pooled holdout"

@@ -9,15 +9,12 @@ from typing import Any, cast
 from fl_common.errors import ConfigError, DivergedError, SchemaError
 from tasks.contract import (
     HOLDOUT,
-    OVERALL,
     DataSource,
     Fitted,
     LocalObjective,
     Model,
     ModelSpec,
-    ScoreCard,
     SiteData,
-    TaskMetrics,
     TrainConfig,
     TrainOutcome,
 )
@@ -33,6 +30,7 @@ from tasks.object_detection.predict import CocoDetections, predict_pictures
 from tasks.object_detection.preview import contact_sheet
 from tasks.object_detection.schema import DetectionSchema
 from tasks.object_detection.training import check_training, train_detector
+from tasks.scores import OVERALL, ScoreCard, TaskMetrics
 from tasks.stats import Stats
 
 EVALUATION_BATCH = 16

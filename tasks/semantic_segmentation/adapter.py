@@ -12,15 +12,12 @@ import torch
 from fl_common.errors import ConfigError, DivergedError, SchemaError
 from tasks.contract import (
     HOLDOUT,
-    OVERALL,
     DataSource,
     Fitted,
     LocalObjective,
     Model,
     ModelSpec,
-    ScoreCard,
     SiteData,
-    TaskMetrics,
     TrainConfig,
     TrainOutcome,
 )
@@ -35,6 +32,7 @@ from tasks.metrics import (
 )
 from tasks.networks.seeds import seeded
 from tasks.networks.training import check_config, run_training
+from tasks.scores import OVERALL, ScoreCard, TaskMetrics
 from tasks.semantic_segmentation.data import SegmentationData, read_site
 from tasks.semantic_segmentation.export import export_site
 from tasks.semantic_segmentation.losses import segmentation_loss

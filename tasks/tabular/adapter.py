@@ -21,10 +21,7 @@ from tasks.contract import (
     LocalObjective,
     Model,
     ModelSpec,
-    ScoreCard,
-    Scores,
     SiteData,
-    TaskMetrics,
     TrainConfig,
     TrainOutcome,
 )
@@ -38,6 +35,7 @@ from tasks.metrics import (
 from tasks.metrics.extra import ExtraMetrics
 from tasks.networks.losses import Loss, calibrated, classification_loss, regression_loss
 from tasks.networks.threads import small_operations
+from tasks.scores import ScoreCard, Scores, TaskMetrics
 from tasks.stats import Stats
 from tasks.tabular.boosting import NAME as TREES
 from tasks.tabular.boosting import TreeModel, num_new_trees

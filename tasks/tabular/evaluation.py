@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tasks.contract import BLOCKS, OVERALL, SUBGROUPS, ScoreCard, Scores
+from tasks.scores import BLOCKS, OVERALL, SUBGROUPS, ScoreCard, Scores
 from tasks.stats import Stats
 from tasks.tabular.data import TabularData
 from tasks.tabular.encode import Encoder

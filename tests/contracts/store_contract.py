@@ -15,7 +15,7 @@ from fl_server.leaderboard.store import Store, UnknownEntryError
 from fl_server.results import run_status
 from fl_server.results.evaluation import ShippedUseCase
 from fl_server.results.records import RoundRecord, RunInfo, SiteRecord, SubmissionInfo
-from tasks.contract import ScoreCard, Scores
+from tasks.scores import ScoreCard, Scores
 
 USECASE = UseCaseInfo(
     slug="heart",

@@ -26,14 +26,8 @@ from fl_server.rounds.selection import make_exchange
 from fl_server.runtimes.simulation import InProcessGrid
 from strategies.privacy.modes import NoPrivacy
 from strategies.registry import client_update_name
-from tasks.contract import (
-    DataSource,
-    ModelSpec,
-    ScoreCard,
-    Scores,
-    TrainConfig,
-    TrainOutcome,
-)
+from tasks.contract import DataSource, ModelSpec, TrainConfig, TrainOutcome
+from tasks.scores import ScoreCard, Scores
 from tasks.stats import Stats
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from fl_common.errors import ConfigError
 from fl_server.config.compose import compose_overrides
 from fl_server.config.usecase import ScoreRule, check_metric, score_rule
-from tasks.contract import DIRECTIONS, MetricInfo, MetricPath, TaskMetrics
+from tasks.scores import DIRECTIONS, MetricInfo, MetricPath, TaskMetrics
 
 scores = st.none() | st.floats() | st.sampled_from([0.0, -0.0, 0.5, -0.5])
 METRICS = TaskMetrics(

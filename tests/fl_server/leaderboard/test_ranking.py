@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fl_server.config.usecase import ScoreRule
 from fl_server.leaderboard.ranking import rank
-from tasks.contract import DIRECTIONS
+from tasks.scores import DIRECTIONS
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -15,7 +15,7 @@ from fl_server.results.records import RoundRecord, SiteRecord
 from fl_server.rounds.admission import Admission
 from strategies.wire.messages import DESCRIBE, FIT, SiteReply
 from strategies.wire.refusal import Refusal
-from tasks.contract import ScoreCard, Scores
+from tasks.scores import ScoreCard, Scores
 from tasks.stats import Stats
 from tests.fl_server.rounds.fake_grid import FakeGrid
 

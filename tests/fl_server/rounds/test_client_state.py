@@ -19,7 +19,7 @@ from fl_server.rounds.plain_exchange import PlainExchange
 from fl_server.runtimes.execution import execute
 from fl_server.runtimes.simulation import InProcessGrid
 from strategies.wire.messages import CONFIG, LAST_COMMITTED
-from tasks.contract import ScoreCard, Scores
+from tasks.scores import ScoreCard, Scores
 from tests.fl_server.rounds.fake_grid import FakeGrid, registry_of, site
 
 STRATEGIES = {

@@ -11,7 +11,7 @@ from fl_server.config.run_config import EarlyStopping
 from fl_server.config.usecase import ScoreRule
 from fl_server.results.records import RoundRecord
 from fl_server.rounds.early_stopping import can_choose, should_stop
-from tasks.contract import ScoreCard
+from tasks.scores import ScoreCard
 
 MAX, MIN, ZERO = (ScoreRule("m", direction) for direction in ("max", "min", "zero"))
 

@@ -16,7 +16,7 @@ from fl_server.results.records import SiteRecord
 from fl_server.rounds.exchange import EvaluateOutcome, TrainOutcome
 from fl_server.rounds.loop import RoundLoop
 from strategies.fedavg import FedAvg
-from tasks.contract import ScoreCard, Scores
+from tasks.scores import ScoreCard, Scores
 from tasks.stats import Stats
 
 

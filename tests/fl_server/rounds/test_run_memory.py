@@ -14,7 +14,7 @@ from fl_server.rounds.run_memory import RunMemory
 from strategies.fedavg import FedAvg
 from strategies.scaffold import Scaffold
 from strategies.snapshot import snapshot
-from tasks.contract import ScoreCard, Scores
+from tasks.scores import ScoreCard, Scores
 from tests.fl_server.rounds.fake_grid import FakeGrid, registry_of, site
 
 
