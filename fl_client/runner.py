@@ -23,11 +23,11 @@ from tasks.contract import (
     VALIDATION,
     Arrays,
     LocalObjective,
+    LocalOutcome,
     Model,
     SiteData,
     Task,
     TrainConfig,
-    TrainOutcome,
     child_seed,
 )
 from tasks.stats import Stats
@@ -175,7 +175,7 @@ class _PolicyTask:
         config: TrainConfig,
         objective: LocalObjective,
         seed: int,
-    ) -> TrainOutcome:
+    ) -> LocalOutcome:
         self._policy.check_train(config)
         if config.dp != self._asked.dp:
             raise PolicyError("the client update would train with other noise than the job says")

@@ -133,6 +133,8 @@ def explained(
         near = near or [k for k in keys if k.rpartition(".")[2] == last][:1]
         near = near or nearest(key, keys, cutoff=0.8)
         hint = f"did you mean {near[0]}=...?" if near else "--help lists every key"
+        if parent == "usecase":
+            hint += f" (a key of the task that the use case leaves out needs a plus: +{key}=...)"
         return ConfigError(f"unknown option '{key}'; {hint}")
     if text.startswith("Config group override"):
         return ConfigError(f"{text}; write GROUP=NAME, --help lists both")

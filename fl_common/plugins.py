@@ -105,15 +105,12 @@ def plugin_packages() -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-def plugin_modules() -> tuple[str, ...]:
-    """Return the modules in which installed packages' entry points lie, sorted.
+def plugin_modules(group: str) -> set[str]:
+    """Return the modules in which installed packages' entry points of a group lie.
 
     What a configuration may instantiate beside fedleague's own classes: names below these.
     """
-    path = tuple(sys.path)
-    return tuple(
-        sorted({p.module for g in GROUPS for ps in _installed(g, path).values() for p in ps})
-    )
+    return {p.module for ps in _installed(group, tuple(sys.path)).values() for p in ps}
 
 
 def same_package(one: str, other: str) -> bool:

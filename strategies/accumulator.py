@@ -13,7 +13,7 @@ from tasks.contract import Arrays
 
 
 class WeightedMean:
-    """RoundMean weighted models one by one; ``result`` is their mean.
+    """Fold weighted models one by one; ``result`` is their mean.
 
     Sums are kept in float64. A float32 weight times an integer count below 2**29 is exact there,
     so the mean of one model is that model bit for bit, and the order in which replies arrive

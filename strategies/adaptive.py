@@ -58,6 +58,6 @@ class AdaptiveStep(FedOpt):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """RoundMean replies, then take the adaptive step."""
+        """Fold replies, then take the adaptive step."""
         moved, metrics = super().aggregate_train(server_round, replies)
         return cast(FedAvg, self).averaged(moved), metrics

@@ -32,7 +32,7 @@ class FedAdam(AdaptiveStep, flower.FedAdam, FedAvg):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """RoundMean replies, then take the adaptive step."""
+        """Fold replies, then take the adaptive step."""
         mean, metrics = FedAvg.aggregate_train(self, server_round, replies)
         if mean is None or self.v_t is None:
             return None, metrics

@@ -113,7 +113,7 @@ class FedAvg(flower.FedAvg):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """RoundMean replies into weighted means, then apply ``update``."""
+        """Fold replies into weighted means, then apply ``update``."""
         fold = fold_replies(replies, self.weight)
         if fold is None:
             return None, None

@@ -35,6 +35,6 @@ class FedAvgM(flower.FedAvgM, FedAvg):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """RoundMean replies, then take the momentum step."""
+        """Fold replies, then take the momentum step."""
         moved, metrics = super().aggregate_train(server_round, replies)
         return self.averaged(moved), metrics

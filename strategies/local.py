@@ -9,11 +9,11 @@ from strategies.site_state import SiteState
 from tasks.contract import (
     Arrays,
     LocalObjective,
+    LocalOutcome,
     Model,
     SiteData,
     Task,
     TrainConfig,
-    TrainOutcome,
 )
 
 Scalar = int | float | str | bool
@@ -52,7 +52,7 @@ class LocalRound:
         value = self.config.get(key, default)
         return float(value) if isinstance(value, int | float) else default
 
-    def train(self, objective: LocalObjective | None = None, **overrides: object) -> TrainOutcome:
+    def train(self, objective: LocalObjective | None = None, **overrides: object) -> LocalOutcome:
         """Train locally, with the strategy's addition to the loss."""
         config = replace(self.train_config, **overrides) if overrides else self.train_config  # type: ignore[arg-type]
         return self.task.train(
@@ -79,7 +79,7 @@ class LocalRound:
 class LocalResult:
     """What a client update returns: the outcome, and arrays for its server update."""
 
-    outcome: TrainOutcome
+    outcome: LocalOutcome
     extra: Arrays
 
 

@@ -65,7 +65,7 @@ class QFedAvg(flower.QFedAvg):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """RoundMean d_k and h_k: w - sum_k d_k / sum_k h_k = w + (L S / H) (mean - w).
+        """Fold d_k and h_k: w - sum_k d_k / sum_k h_k = w + (L S / H) (mean - w).
 
         ``mean`` weighs w_k by F_k^q, S is the sum of these weights and H the sum of the h_k.
         """

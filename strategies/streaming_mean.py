@@ -1,4 +1,4 @@
-"""RoundMean training replies one by one into means: what every streaming strategy starts from."""
+"""Fold training replies one by one into means: what every streaming strategy starts from."""
 
 from __future__ import annotations
 

@@ -190,7 +190,7 @@ class LocalObjective:
 
 
 @dataclass(frozen=True)
-class TrainOutcome:
+class LocalOutcome:
     """Result of local training.
 
     Parameters
@@ -301,7 +301,7 @@ class Task(Protocol):
         config: TrainConfig,
         objective: LocalObjective,
         seed: int,
-    ) -> TrainOutcome:
+    ) -> LocalOutcome:
         """Train ``model`` in place on the site's training rows.
 
         Raises

@@ -70,7 +70,7 @@ class Stats(Mapping[str, NDArray[Any]]):
 
     @classmethod
     def total(cls, parts: Iterable[Stats]) -> Stats:
-        """RoundMean many sets of summands, holding one running sum."""
+        """Fold many sets of summands, holding one running sum."""
         running = cls()
         for part in parts:
             running._add(part)

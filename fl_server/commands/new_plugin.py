@@ -66,7 +66,7 @@ def _check_name(kind: str, name: str) -> None:
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
         raise ConfigError(f"'{name}' is no module name; write it as my_{kind}")
     if files("conf").joinpath(kind, f"{name}.yaml").is_file():
-        raise ConfigError(f"{kind} '{name}' is on the shelf already; choose another name")
+        raise ConfigError(f"{kind} '{name}' ships already; choose another name")
     group = "strategies" if kind == "strategy" else f"{kind}s"
     if name in plugin_names(group):
         raise ConfigError(f"{kind} '{name}' is an installed plugin's already; choose another name")

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fl_common.errors import ConfigError
+from fl_server.results.checkpoint import FILE_NAME as CHECKPOINT
 from fl_server.results.columns import RoundColumns, columns_of
 from fl_server.results.result import RESULT
 from fl_server.results.saved_model import read_json
@@ -46,7 +47,15 @@ def print_result(folder: Path, console: Console) -> None:
 
 
 def read_result(folder: Path) -> dict[str, Any]:
-    """Return what a run left in its ``result.json``."""
+    """Return what a run left in its ``result.json``.
+
+    Raises
+    ------
+    ConfigError
+        If there is none, or it is damaged.
+    """
+    if not (folder / RESULT).exists() and (folder / CHECKPOINT).exists():
+        raise ConfigError(f"{folder}: not finished; go on with it: fl-server resume={folder}")
     result: dict[str, Any] = read_json(folder / RESULT)
     return result
 

@@ -13,7 +13,7 @@ from flwr.serverapp.strategy import Strategy
 from hydra.utils import get_class, instantiate
 
 from fl_common.errors import ConfigError
-from fl_common.plugins import find_plugin, plugin_names
+from fl_common.plugins import plugin_modules
 from fl_common.validation import Number, Portion, validated
 from fl_common.words import nearest
 from strategies.privacy.modes import LocalDpSgd, NoPrivacy, Privacy
@@ -22,7 +22,6 @@ from strategies.sampling import Sampler, Uniform
 from tasks.contract import DpSgd
 
 NODE_MINIMA = ("min_train_nodes", "min_evaluate_nodes", "min_available_nodes")
-RENAMED_ARGUMENTS = {"strength": "lam"}
 OUR_TARGETS = ("strategies", "flwr.serverapp.strategy")
 OUR_HOMES = ("strategies", "flwr.serverapp", "flwr.server")
 
@@ -114,7 +113,7 @@ def _check_target(group: str, target: Any, allowed: Collection[str], what: str) 
         raise ConfigError(
             f"{group}._target_ must name a class, as package.module.Class, got {target!r}"
         )
-    place = _place(group, name, {*OUR_TARGETS, *_plugin_modules("strategies"), *allowed}, what)
+    place = _place(group, name, {*OUR_TARGETS, *plugin_modules("strategies"), *allowed}, what)
     try:
         kind = get_class(name)
     except Exception as error:
@@ -138,7 +137,7 @@ def check_network(reference: str, allowed: Collection[str] = ()) -> None:
     module = reference.partition(":")[0]
     if _spec(module.partition(".")[0]) is None:
         return  # the task says that it is not installed
-    _place("model", module, {*_plugin_modules("models"), *allowed}, "a network")
+    _place("model", module, {*plugin_modules("models"), *allowed}, "a network")
 
 
 def _place(group: str, name: str, places: Collection[str], what: str) -> str | None:
@@ -153,11 +152,6 @@ def _place(group: str, name: str, places: Collection[str], what: str) -> str | N
             f"a module in this folder; if it is meant, allow its package: allow_targets=[{top}]"
         )
     return place
-
-
-def _plugin_modules(group: str) -> set[str]:
-    found = (find_plugin(group, name) for name in plugin_names(group))
-    return {plugin.module for plugin in found if plugin is not None}
 
 
 def _is_here(top: str) -> bool:
@@ -194,8 +188,6 @@ def check_arguments(accepted: Mapping[str, inspect.Parameter], given: Mapping[st
     for key, value in given.items():
         if key.startswith("_"):
             continue
-        if key not in accepted and (new := RENAMED_ARGUMENTS.get(key)) in accepted:
-            raise ConfigError(f"key 'strategy.{key}' was renamed to 'strategy.{new}'")
         if key not in accepted:
             if near := nearest(key, accepted):
                 raise ConfigError(f"strategy has no argument '{key}'; did you mean '{near[0]}'?")

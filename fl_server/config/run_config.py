@@ -59,6 +59,7 @@ RENAMED = {
     "usecase.fit": "usecase.resize",
     "usecase.letterbox": "usecase.resize",
     "strategy.fraction_train": "sampling.fraction",
+    "strategy.strength": "strategy.lam",
     "model.params.weights": "model.params.pretrained",
 }
 """Old keys and what they are called now."""

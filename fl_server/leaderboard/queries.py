@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, Executable, and_, func, or_, select
 from sqlalchemy.orm import Session
 
 from fl_server.leaderboard import standings, views
-from fl_server.leaderboard.tables import Metric, Round, Run, Site, SiteRecord, Submission, UseCase
+from fl_server.leaderboard.tables import Metric, Round, Run, Site, SiteRow, Submission, UseCase
 from fl_server.results.columns import RoundColumns, SiteColumns, columns_of
 from tasks.scores import MetricPath
 
@@ -187,7 +187,7 @@ def _metrics(session: Session, round_ids: list[int]) -> dict[int, list[views.Met
 
 def _sites(session: Session, round_ids: list[int]) -> dict[int, list[views.SiteView]]:
     """Return the site records of rounds, by round id."""
-    sent = SiteRecord
+    sent = SiteRow
     columns = (sent.phase, sent.status, sent.num_examples, sent.seconds, sent.bytes_up)
     more = (sent.bytes_down, sent.loss, sent.reason)
     further = [getattr(sent, name) for name in columns_of(SiteColumns)]

@@ -144,7 +144,7 @@ def metric_values(record: RoundRecord, round_id: int) -> list[dict[str, Any]]:
 def site_values(
     record: RoundRecord, round_id: int, site_ids: dict[str, int]
 ) -> list[dict[str, Any]]:
-    """Return the columns of every ``SiteRecord``; of two for one site and phase the last counts."""
+    """Return the columns of every ``SiteRow``; of two for one site and phase the last counts."""
     latest = {(clean_text(site.site), site.phase): site for site in record.sites}
     return [
         {

@@ -1,4 +1,4 @@
-"""The leaderboard's store: the only place with queries.
+"""The leaderboard's store: what is written, and what ``queries`` reads, as transactions.
 
 Every method is one transaction and may be called from any thread; several processes may share a
 database. Opening a store brings its schema up to date.
@@ -25,7 +25,7 @@ from fl_server.leaderboard.tables import (
     Round,
     Run,
     Site,
-    SiteRecord,
+    SiteRow,
     Submission,
     Table,
     UseCase,
@@ -131,7 +131,7 @@ class Store:
                 session.execute(insert(Metric), metrics)
             if record.sites:
                 ids = _site_ids(session, {clean_text(site.site) for site in record.sites})
-                session.execute(insert(SiteRecord), rows.site_values(record, round_id, ids))
+                session.execute(insert(SiteRow), rows.site_values(record, round_id, ids))
             _settle(session, run_id)
 
     def drop_rounds_after(self, run_id: int, round: int) -> None:

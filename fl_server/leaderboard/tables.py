@@ -189,7 +189,7 @@ class Round(Table):
     recorded_at: Mapped[datetime]
 
 
-class SiteRecord(Table):
+class SiteRow(Table):
     """The acknowledged record of one site in one exchange."""
 
     __tablename__ = "site_record"
@@ -237,4 +237,4 @@ def _add_columns(table: type[Table], names: Iterable[str]) -> None:
 
 
 _add_columns(Round, columns_of(RoundColumns))
-_add_columns(SiteRecord, columns_of(SiteColumns))
+_add_columns(SiteRow, columns_of(SiteColumns))

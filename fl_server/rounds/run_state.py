@@ -22,7 +22,7 @@ class RunState:
     job_text : str
         The job as every message carries it.
     model : Model or None
-        The run's model, after ``settle_model``.
+        The run's model, after ``set_model``.
     empty_stats : Stats or None
         All-zero metric summands: the names, shapes and dtypes that a reply may hold.
     """
@@ -51,14 +51,14 @@ class RunState:
 
     @property
     def fitted(self) -> Mapping[str, Any]:
-        """Finalised preprocessing; empty before ``settle_fitted``."""
+        """Finalised preprocessing; empty before ``set_fitted``."""
         return self._job.fitted or {}
 
-    def settle_fitted(self, fitted: Mapping[str, Any]) -> None:
+    def set_fitted(self, fitted: Mapping[str, Any]) -> None:
         """Put the finalised preprocessing into the job."""
         self._change(fitted=fitted)
 
-    def settle_model(self, model: Model, empty_stats: Stats) -> None:
+    def set_model(self, model: Model, empty_stats: Stats) -> None:
         """Name the model, and what its evaluation may send."""
         self.model, self.empty_stats = model, empty_stats
 

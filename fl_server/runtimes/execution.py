@@ -64,10 +64,10 @@ def execute(
         admission = Admission(grid, config.sites, state, num_past=len(past))
         pooled = admission.start(_expected(config))
         validates = can_choose(admission.registry, config)
-        state.settle_fitted(resumed.fitted if resumed else task.prepare(pooled))
+        state.set_fitted(resumed.fitted if resumed else task.prepare(pooled))
         model = task.build(config.model, state.fitted, config.seed)
         check_layers(strategy, model)
-        state.settle_model(model, task.empty_stats(model))
+        state.set_model(model, task.empty_stats(model))
         arrays = _starting_weights(config, task, model)
         observers: Sequence[Observer] = (board, progress)
         if note := board.open_run(arrays, list(admission.registry), past):

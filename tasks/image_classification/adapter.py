@@ -18,11 +18,11 @@ from tasks.contract import (
     DataSource,
     Fitted,
     LocalObjective,
+    LocalOutcome,
     Model,
     ModelSpec,
     SiteData,
     TrainConfig,
-    TrainOutcome,
 )
 from tasks.image_classification.data import ImageData, read_site
 from tasks.image_classification.export import export_site
@@ -115,7 +115,7 @@ class ImageClassification:
         config: TrainConfig,
         objective: LocalObjective,
         seed: int,
-    ) -> TrainOutcome:
+    ) -> LocalOutcome:
         """Train in place on the site's training pictures.
 
         ``seed`` decides the order of the pictures, every augmentation and every dropped unit; in

@@ -25,7 +25,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from fl_common.errors import ConfigError
-from tasks.contract import LocalObjective, TrainConfig, TrainOutcome
+from tasks.contract import LocalObjective, LocalOutcome, TrainConfig
 from tasks.networks.training import (
     BatchLoss,
     TorchModel,
@@ -59,7 +59,7 @@ def train_privately(
     config: TrainConfig,
     *,
     objective: LocalObjective,
-) -> TrainOutcome:
+) -> LocalOutcome:
     """Train ``model`` in place.
 
     Batches and noise are drawn from the operating system's randomness: the run's seed is known to
@@ -94,7 +94,7 @@ def train_privately(
     arrays = model.arrays()
     if not all(np.isfinite(array).all() for array in arrays.values()):
         raise diverged("weight", math.nan, steps)
-    return TrainOutcome(arrays, num_examples, steps, 0.0)
+    return LocalOutcome(arrays, num_examples, steps, 0.0)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from torch import nn
 
 from fl_common.errors import ConfigError, DivergedError
 from fl_common.words import suggest
-from tasks.contract import Arrays, LocalObjective, TrainConfig, TrainOutcome
+from tasks.contract import Arrays, LocalObjective, LocalOutcome, TrainConfig
 
 Gradients = tuple[torch.Tensor, ...]
 Step = Callable[[Gradients], None]
@@ -54,7 +54,7 @@ def run_training(
     *,
     objective: LocalObjective,
     generator: torch.Generator,
-) -> TrainOutcome:
+) -> LocalOutcome:
     """Train ``model`` in place.
 
     Each epoch visits the examples in a permutation drawn from ``generator``; a last short batch
@@ -97,7 +97,7 @@ def run_training(
     arrays = model.arrays()
     if not all(np.isfinite(array).all() for array in arrays.values()):
         raise diverged("weight", math.nan, steps)
-    return TrainOutcome(arrays, num_examples, steps, total / rows if rows else 0.0)
+    return LocalOutcome(arrays, num_examples, steps, total / rows if rows else 0.0)
 
 
 def _batches(

@@ -12,11 +12,11 @@ from tasks.contract import (
     DataSource,
     Fitted,
     LocalObjective,
+    LocalOutcome,
     Model,
     ModelSpec,
     SiteData,
     TrainConfig,
-    TrainOutcome,
 )
 from tasks.metrics import detection_stats, finalise_detection, task_metrics
 from tasks.metrics.detection import Detections
@@ -125,7 +125,7 @@ class ObjectDetection:
         config: TrainConfig,
         objective: LocalObjective,
         seed: int,
-    ) -> TrainOutcome:
+    ) -> LocalOutcome:
         """Train in place on the site's training pictures."""
         items = cast(DetectionData, data).train
         detector = cast(DetectionModel, model)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from fl_common.errors import ConfigError, DivergedError
-from tasks.contract import LocalObjective, TrainConfig, TrainOutcome, child_seed
+from tasks.contract import LocalObjective, LocalOutcome, TrainConfig, child_seed
 from tasks.networks.training import check_config, run_training
 from tasks.object_detection.annotations import DetectionItem
 from tasks.object_detection.augment import Loader
@@ -27,7 +27,7 @@ def train_detector(
     *,
     objective: LocalObjective,
     seed: int,
-) -> TrainOutcome:
+) -> LocalOutcome:
     """Train ``model`` in place.
 
     ``seed`` decides the order of the pictures, every augmentation, and every sample that a

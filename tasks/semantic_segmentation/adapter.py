@@ -15,11 +15,11 @@ from tasks.contract import (
     DataSource,
     Fitted,
     LocalObjective,
+    LocalOutcome,
     Model,
     ModelSpec,
     SiteData,
     TrainConfig,
-    TrainOutcome,
 )
 from tasks.images.pixels import pixel_stats
 from tasks.images.preprocess import fitted_values
@@ -150,7 +150,7 @@ class SemanticSegmentation:
         config: TrainConfig,
         objective: LocalObjective,
         seed: int,
-    ) -> TrainOutcome:
+    ) -> LocalOutcome:
         """Train in place on the site's training pictures.
 
         ``seed`` decides the order of the pictures, every augmentation and every dropped unit.

@@ -19,11 +19,11 @@ from tasks.contract import (
     DataSource,
     Fitted,
     LocalObjective,
+    LocalOutcome,
     Model,
     ModelSpec,
     SiteData,
     TrainConfig,
-    TrainOutcome,
 )
 from tasks.metrics import (
     classification_stats,
@@ -123,7 +123,7 @@ class TabularTask(ABC):
         config: TrainConfig,
         objective: LocalObjective,
         seed: int,
-    ) -> TrainOutcome:
+    ) -> LocalOutcome:
         """Train in place on the site's training rows."""
         tensors = cast(TabularData, data).tensors(cast(Scorer, model).encoder, "train")
         if isinstance(model, TreeModel):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from tasks.contract import LocalObjective, TrainConfig, TrainOutcome
+from tasks.contract import LocalObjective, LocalOutcome, TrainConfig
 from tasks.networks.dp_sgd import train_privately
 from tasks.networks.losses import Loss
 from tasks.networks.seeds import seeded
@@ -23,7 +23,7 @@ def train_model(
     *,
     objective: LocalObjective,
     seed: int,
-) -> TrainOutcome:
+) -> LocalOutcome:
     """Train ``model`` in place; batch order and dropout are drawn from ``seed``.
 
     Raises
@@ -52,7 +52,7 @@ def _run(
     config: TrainConfig,
     objective: LocalObjective,
     generator: torch.Generator,
-) -> TrainOutcome:
+) -> LocalOutcome:
     if config.dp is not None:
         return train_privately(model, num_rows, batch_loss, config, objective=objective)
     return run_training(

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl_common.errors import ConfigError, DivergedError
-from tasks.contract import LocalObjective, TrainConfig, TrainOutcome
+from tasks.contract import LocalObjective, LocalOutcome, TrainConfig
 from tasks.tabular.boosting import TreeModel
 from tasks.tabular.data import Tensors
 from tasks.tabular.encode import Encoder
@@ -17,7 +17,7 @@ from tasks.tabular.encode import Encoder
 
 def train_trees(
     model: TreeModel, data: Tensors, config: TrainConfig, *, objective: LocalObjective, seed: int
-) -> TrainOutcome:
+) -> LocalOutcome:
     """Boost ``model`` in place on a site's training rows.
 
     Notes
@@ -41,7 +41,7 @@ def train_trees(
     loss = _loss(model.outputs(data.inputs), data.targets.numpy(), weights)
     if not math.isfinite(loss):
         raise DivergedError("the training loss is not finite")
-    return TrainOutcome(model.arrays(), len(data.targets), model.num_local_round, loss)
+    return LocalOutcome(model.arrays(), len(data.targets), model.num_local_round, loss)
 
 
 def check_loss(loss: str, classes: int) -> None:

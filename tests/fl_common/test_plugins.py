@@ -59,7 +59,7 @@ def plugin(install_plugin):
 def test_names_and_packages_are_read_without_importing_anything(plugin):
     assert plugin_names("tasks") == ("yes",)
     assert "my-package" in plugin_packages()
-    assert "my_code" in plugin_modules()
+    assert "my_code" in plugin_modules("tasks")
     assert find_plugin("tasks", "yes").package == "my-package"
     assert find_plugin("tasks", "no") is None
     assert "my_code" not in sys.modules

@@ -26,7 +26,7 @@ from fl_server.rounds.selection import make_exchange
 from fl_server.runtimes.simulation import InProcessGrid
 from strategies.privacy.modes import NoPrivacy
 from strategies.registry import client_update_name
-from tasks.contract import DataSource, ModelSpec, TrainConfig, TrainOutcome
+from tasks.contract import DataSource, LocalOutcome, ModelSpec, TrainConfig
 from tasks.scores import ScoreCard, Scores
 from tasks.stats import Stats
 
@@ -144,7 +144,7 @@ class QuadraticTask:
                 velocity = config.momentum * velocity + gradient
                 weights = weights - config.lr * velocity
         model.vector = start + data.attack * (weights - start)
-        return TrainOutcome(model.arrays(), data.rows, steps, loss)
+        return LocalOutcome(model.arrays(), data.rows, steps, loss)
 
     def evaluate(self, model, data, split="holdout"):
         rows = data.validation if split == "validation" else data.rows
@@ -237,7 +237,7 @@ class Federation:
         grid = grid(config.site_data) if grid is not None else None
         task, setting = self._setting(strategy, config, grid, options.get("sampler"))
         model = QuadraticModel(parts)
-        setting.federation.state.settle_model(model, task.empty_stats(model))
+        setting.federation.state.set_model(model, task.empty_stats(model))
         return setting
 
     def _setting(self, strategy, config, grid, sampler):
@@ -245,7 +245,7 @@ class Federation:
         task = QuadraticTask({})
         state = RunState(config, client_update_name(strategy))
         admission = Admission(grid, config.sites, state)
-        state.settle_fitted(task.prepare(admission.start(len(config.site_data))))
+        state.set_fitted(task.prepare(admission.start(len(config.site_data))))
         federation = RoundFederation(grid, config, admission, state)
         memory = RunMemory(federation, strategy, sampler)
         return task, Setting(federation, memory, make_exchange(federation, memory, task))

@@ -83,7 +83,7 @@ def test_new_plugin_is_a_package_whose_test_passes(folder, kind):
         ("My-Rule", "no module name"),
         ("../evil", "no module name"),
         ("class", "no module name"),
-        ("scaffold", "on the shelf"),
+        ("scaffold", "ships already"),
         ("json", "installed already"),
     ],
 )
