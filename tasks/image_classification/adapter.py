@@ -32,6 +32,7 @@ from tasks.image_classification.preprocess import fit_pictures, prepare
 from tasks.image_classification.preview import contact_sheet
 from tasks.image_classification.schema import ImageSchema
 from tasks.images.dp_compat import require_private
+from tasks.images.image_refs import with_bit_depth
 from tasks.images.issues import ImageIssues
 from tasks.images.loader import PixelLoader
 from tasks.images.preprocess import fitted_values
@@ -204,7 +205,8 @@ class ImageClassification:
         issues.check(str(rows))
         if not pictures:
             raise DataError(f"{rows}: no pictures; give a folder, a manifest or an .npz file")
-        loader = PixelLoader([p.image for p in pictures], network.preprocess.geometry)
+        images = [with_bit_depth(p.image, self.schema.bit_depth) for p in pictures]
+        loader = PixelLoader(images, network.preprocess.geometry)
         scores = _probabilities(network, loader)
         names = np.array(network.preprocess.classes, dtype=object)
         columns: dict[str, Iterable[Any]] = {

@@ -63,6 +63,8 @@ class ImageSchema:
         What a bad picture or label does to its site.
     max_pixels : int
         Largest picture that is decoded.
+    bit_depth : int or None, 8 to 16
+        Bits that grey 16-bit pixels use; None: what each file says, else 16.
     """
 
     classes: tuple[str, ...]
@@ -79,6 +81,7 @@ class ImageSchema:
     labels_key: str | None = None
     on_invalid: str = "refuse"
     max_pixels: int = MAX_PIXELS
+    bit_depth: int | None = None
 
     @classmethod
     def from_mapping(cls, schema: Mapping[str, Any]) -> ImageSchema:
@@ -145,5 +148,6 @@ _CHECKS = {
     "images_key": text,
     "labels_key": text,
     "on_invalid": one_of(*POLICIES),
+    "bit_depth": number(8, 16, whole=True),
     "max_pixels": number(1, MOST_PIXELS, whole=True),
 }

@@ -16,7 +16,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fl_common.errors import DataError
-from tasks.images.read import DIGEST_BYTES, DIM_BELOW, ImageFacts
+from tasks.images.read import (
+    DEEPEST,
+    DIGEST_BYTES,
+    DIM_BELOW,
+    BadImageError,
+    ImageFacts,
+    eight_bits,
+)
 
 MAX_RESIDENT_BYTES = 128 * 2**20
 """Larger arrays are unpacked to a temporary file and read from there row by row."""
@@ -29,7 +36,8 @@ class PictureRows:
     Parameters
     ----------
     array : array, shape (n, h, w) or (n, h, w, 3)
-        uint8; uint16, of which the high byte is kept; or numbers that ``scale`` brings to 0..255.
+        uint8; uint16, of which the highest 8 bits are kept; or numbers that ``scale`` brings to
+        0..255.
     conversions : tuple of str
         What converting does, as in ``read``'s table.
     """
@@ -42,11 +50,15 @@ class PictureRows:
         return len(self.array)
 
     def __getitem__(self, index: int) -> NDArray[np.uint8]:
+        return self.row(index, DEEPEST)
+
+    def row(self, index: int, bit_depth: int) -> NDArray[np.uint8]:
+        """Return a picture; ``bit_depth`` is what uint16 pixels use."""
         row = np.asarray(self.array[index])
         if row.dtype == np.uint8:
             return row
         if row.dtype == np.uint16:
-            return (row >> 8).astype(np.uint8)
+            return eight_bits(row, bit_depth)
         return np.rint(row * self.scale).astype(np.uint8)
 
 
@@ -57,6 +69,7 @@ class ArrayImage:
     origin: str
     index: int
     rows: PictureRows = field(repr=False, compare=False)
+    bit_depth: int | None = None
 
     @property
     def name(self) -> str:
@@ -67,12 +80,22 @@ class ArrayImage:
         """Return size and digest; the row is read once."""
         height, width = self.rows.array.shape[1:3]
         content = np.ascontiguousarray(self.rows.array[self.index])
+        conversions = self.rows.conversions
+        if self.bit_depth is not None and content.dtype == np.uint16:
+            self._pixels()
+            conversions = tuple(kind for kind in conversions if kind != "dim")
         digest = blake2b(content.tobytes(), digest_size=DIGEST_BYTES).digest()
-        return ImageFacts(width, height, self.rows.conversions, digest)
+        return ImageFacts(width, height, conversions, digest)
 
     def load(self) -> Image.Image:
         """Return the row as a picture in mode RGB."""
-        return Image.fromarray(self.rows[self.index]).convert("RGB")
+        return Image.fromarray(self._pixels()).convert("RGB")
+
+    def _pixels(self) -> NDArray[np.uint8]:
+        try:
+            return self.rows.row(self.index, self.bit_depth or DEEPEST)
+        except ValueError as error:
+            raise BadImageError("unsupported", Path(self.name), str(error)) from None
 
 
 def npz_names(path: Path) -> list[str]:

@@ -7,9 +7,9 @@ decoded pixels.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 from PIL import Image
 
@@ -36,6 +36,7 @@ class FileImage:
 
     path: Path
     max_pixels: int = MAX_PIXELS
+    bit_depth: int | None = None
 
     @property
     def name(self) -> str:
@@ -44,11 +45,19 @@ class FileImage:
 
     def inspect(self) -> ImageFacts:
         """Decode the file once and return its size."""
-        return inspect_image(self.path, self.max_pixels)
+        return inspect_image(self.path, self.max_pixels, self.bit_depth)
 
     def load(self) -> Image.Image:
         """Decode the file."""
-        return read_image(self.path, self.max_pixels)
+        return read_image(self.path, self.max_pixels, self.bit_depth)
+
+
+def with_bit_depth(image: ImageRef, bit_depth: int | None) -> ImageRef:
+    """Return a picture whose 16-bit pixels use so many bits; None leaves it to the file."""
+    if bit_depth is None or not hasattr(image, "bit_depth"):
+        return image
+    found: ImageRef = replace(cast(Any, image), bit_depth=bit_depth)
+    return found
 
 
 @dataclass(frozen=True)

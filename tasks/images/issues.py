@@ -21,8 +21,9 @@ DESCRIPTIONS = {
     "truncated": "images are cut off or damaged",
     "too_large": "images have too many pixels",
     "unsupported": "images have pixels without a known scale",
-    "sixteen_bit": "images have 16-bit pixels; the high byte is used",
-    "dim": "16-bit images use 12 bits or less, so that they are nearly black; multiply them by 16",
+    "sixteen_bit": "images have 16-bit pixels; reduced to 8 by their bit depth",
+    "dim": "16-bit images use 12 bits or less, so that they are nearly black; set "
+    "usecase.bit_depth=12, or multiply them by 16",
     "cmyk": "images are CMYK; converted to RGB",
     "palette": "images have a palette; converted to RGB",
     "alpha": "images have transparency; it is dropped",

@@ -9,7 +9,7 @@ kind               outcome     what happens
 ``truncated``      error       the file ends before the picture does, or its data are damaged
 ``too_large``      error       more pixels than the limit (a decompression bomb)
 ``unsupported``    error       floating-point, 32-bit or signed pixels: no scale is known for them
-``sixteen_bit``    converted   the high byte of each channel is kept: value / 256
+``sixteen_bit``    converted   to 8 bits by the bit depth: declared, else the file's own, else 16
 ``dim``            converted   16-bit pixels that all lie below 4096: nearly black, kept as they are
 ``cmyk``           converted   to RGB by the plain formula, without a colour profile
 ``palette``        converted   to RGB
@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from fl_common.errors import DataError
@@ -53,6 +54,8 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 """How to turn a picture upright, by EXIF orientation; 5 to 8 swap width and height."""
+_MAX_SAMPLE_VALUE = 281
+DEEPEST = 16
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
 _HAS_NO_32_BIT = ("PNG", "PPM")
 """Formats of which Pillow may open 16-bit pixels in its 32-bit mode."""
@@ -91,8 +94,16 @@ class ImageFacts:
     digest: bytes = b""
 
 
-def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def read_image(
+    path: Path, max_pixels: int = MAX_PIXELS, bit_depth: int | None = None
+) -> Image.Image:
     """Return a picture upright, in mode RGB, fully decoded.
+
+    Parameters
+    ----------
+    bit_depth : int or None, 8 to 16
+        Bits that grey 16-bit pixels use; None: what the file says (``sBIT`` of a PNG,
+        ``MaxSampleValue`` of a TIFF), else 16.
 
     Raises
     ------
@@ -100,10 +111,12 @@ def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
         Naming the file; see the module's table.
     """
     with opened(path, max_pixels) as picture:
-        return _converted(picture, path)[0]
+        return _converted(picture, path, bit_depth)[0]
 
 
-def inspect_image(path: Path, max_pixels: int = MAX_PIXELS) -> ImageFacts:
+def inspect_image(
+    path: Path, max_pixels: int = MAX_PIXELS, bit_depth: int | None = None
+) -> ImageFacts:
     """Decode a picture once and throw the pixels away; finds every error that reading would.
 
     A JPEG is decoded at an eighth of its size, which reads all of its data in a third of the time.
@@ -116,7 +129,7 @@ def inspect_image(path: Path, max_pixels: int = MAX_PIXELS) -> ImageFacts:
     with opened(path, max_pixels) as picture:
         width, height = picture.size
         picture.draft("RGB", (max(width // 8, 1), max(height // 8, 1)))
-        conversions = _converted(picture, path)[1]
+        conversions = _converted(picture, path, bit_depth)[1]
         turned = _exif_orientation(picture) >= 5
     with path.open("rb") as file:  # read a moment ago, so it comes from memory
         digest = hashlib.file_digest(file, "blake2b").digest()[:DIGEST_BYTES]
@@ -181,10 +194,13 @@ def _header(file: BinaryIO, path: Path, max_pixels: int, formats: tuple[str, ...
         raise BadImageError("unreadable", path, detail) from None
 
 
-def _converted(picture: Image.Image, path: Path) -> tuple[Image.Image, tuple[str, ...]]:
+def _converted(
+    picture: Image.Image, path: Path, bit_depth: int | None
+) -> tuple[Image.Image, tuple[str, ...]]:
     """Decode, turn upright and convert to RGB; name every conversion."""
     conversions = []
     deep = _has_sixteen_bits(picture, path)
+    depth = (bit_depth or _stated_depth(picture, path) or DEEPEST) if deep else DEEPEST
     try:
         if getattr(picture, "n_frames", 1) > 1 and picture.format != "MPO":
             conversions.append("animated")  # counting has read the other frames' headers
@@ -198,7 +214,7 @@ def _converted(picture: Image.Image, path: Path) -> tuple[Image.Image, tuple[str
         conversions.append("exif_rotated")
         picture = picture.transpose(turn)
     if deep:
-        picture = _high_byte(picture)
+        picture = _eight_bits(picture, depth, path)
         conversions.append("sixteen_bit")
         if 0 < max(high for _, high in _extrema(picture)) < DIM_BELOW >> 8:
             conversions.append("dim")
@@ -237,11 +253,48 @@ def _has_sixteen_bits(picture: Image.Image, path: Path) -> bool:
     return False
 
 
-def _high_byte(picture: Image.Image) -> Image.Image:
+def _stated_depth(picture: Image.Image, path: Path) -> int | None:
+    """Return how many bits of a 16-bit pixel a file says it uses; None if it does not say."""
+    if picture.format == "TIFF":
+        top: Any = getattr(picture, "tag_v2", {}).get(_MAX_SAMPLE_VALUE)
+        top = max(top) if isinstance(top, tuple) and top else top
+        if not isinstance(top, int):
+            return None
+        bits: int = top.bit_length()
+        return min(max(bits, 8), DEEPEST)
+    if picture.format != "PNG":
+        return None  # Pillow scales PPM by the file's own largest value
+    with path.open("rb") as file:
+        file.seek(8)
+        while (head := file.read(8))[4:] not in (b"", b"IDAT", b"IEND"):
+            size = int.from_bytes(head[:4], "big")
+            if head[4:] == b"sBIT":
+                return min(max(*file.read(size), 8), DEEPEST)
+            file.seek(size + 4, os.SEEK_CUR)
+    return None
+
+
+def _eight_bits(picture: Image.Image, depth: int, path: Path) -> Image.Image:
     if picture.mode not in (*_SIXTEEN_BIT, "I"):
         return picture
-    pixels: Any = np.asarray(picture)
-    return Image.fromarray((pixels.astype(np.uint16) >> 8).astype(np.uint8))
+    try:
+        return Image.fromarray(eight_bits(np.asarray(picture).astype(np.uint16), depth))
+    except ValueError as error:
+        raise BadImageError("unsupported", path, str(error)) from None
+
+
+def eight_bits(pixels: NDArray[np.uint16], depth: int) -> NDArray[np.uint8]:
+    """Return the highest 8 of the ``depth`` bits that pixels use.
+
+    Raises
+    ------
+    ValueError
+        If a pixel uses more.
+    """
+    top = int(pixels.max(initial=0))
+    if top >> depth:
+        raise ValueError(f"has the value {top}, beyond its {depth} bits; set usecase.bit_depth")
+    return (pixels >> (depth - 8)).astype(np.uint8)
 
 
 def _extrema(picture: Image.Image) -> tuple[tuple[int, int], ...]:

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ from fl_common.words import suggest
 from tasks.contract import HOLDOUT, TRAIN, VALIDATION, Array, DataSource
 from tasks.images.checked_items import CheckedItems, checked_items
 from tasks.images.datasets import load_image_dataset
-from tasks.images.image_refs import ImageRef
+from tasks.images.image_refs import ImageRef, with_bit_depth
 from tasks.images.issues import ImageIssues, on_invalid
 from tasks.images.read import BadImageError, ImageFacts
 from tasks.sites.file_version import file_version
@@ -73,6 +73,10 @@ class RecordReader(Protocol[RecordT, ItemT]):
     @property
     def on_invalid(self) -> str:
         """What a bad picture does, unless its site says otherwise."""
+
+    @property
+    def bit_depth(self) -> int | None:
+        """Bits that 16-bit pixels use, the same at every site; None: as each file says."""
 
     @property
     def merge_singles(self) -> bool:
@@ -275,6 +279,9 @@ def _item(
     digests: dict[str, bytes],
 ) -> ItemT | None:
     """Return a picture that can be decoded and has a label; report any other."""
+    if reader.bit_depth is not None:
+        image = with_bit_depth(record.image, reader.bit_depth)
+        record = cast(RecordT, replace(cast(Any, record), image=image))
     try:
         facts = record.image.inspect()
     except BadImageError as error:

@@ -46,6 +46,11 @@ class BoxReader:
         """What a bad picture does, unless its site says otherwise."""
         return self.schema.on_invalid
 
+    @property
+    def bit_depth(self) -> int | None:
+        """Bits that 16-bit pixels use, as the use case declares."""
+        return self.schema.bit_depth
+
     def has_holdout(self, path: Path) -> bool:
         """Say whether a ``data.yaml`` names validation pictures."""
         return is_yolo(path) and has_val(path)

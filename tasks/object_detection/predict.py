@@ -178,7 +178,9 @@ def _request(path: Path, schema: DetectionSchema) -> _Request:
     files, split = _files(path)
     base = path if path.is_dir() else path.parent
     pictures = [
-        _Picture(number, _relative(file, base), FileImage(file, schema.max_pixels))
+        _Picture(
+            number, _relative(file, base), FileImage(file, schema.max_pixels, schema.bit_depth)
+        )
         for number, file in enumerate(files, 1)
     ]
     notes = [f"read: the {split} pictures of {path}"] if split else []
@@ -189,7 +191,11 @@ def _coco_request(path: Path, schema: DetectionSchema) -> _Request:
     issues = ImageIssues("drop")
     file = open_coco(path, issues, labels=False)
     pictures = [
-        _Picture(key, row["file_name"], FileImage(file.pictures[key], schema.max_pixels))
+        _Picture(
+            key,
+            row["file_name"],
+            FileImage(file.pictures[key], schema.max_pixels, schema.bit_depth),
+        )
         for key, row in file.images.items()
     ]
     index = schema.class_index

@@ -36,6 +36,8 @@ class DetectionSchema:
         What a bad image, label or box does to its site.
     max_pixels : int
         Largest picture that is decoded.
+    bit_depth : int or None, 8 to 16
+        Bits that grey 16-bit pixels use; None: what each file says, else 16.
     """
 
     classes: tuple[str, ...]
@@ -47,6 +49,7 @@ class DetectionSchema:
     max_detections: int = 100
     on_invalid: str = "refuse"
     max_pixels: int = MAX_PIXELS
+    bit_depth: int | None = None
 
     @classmethod
     def from_mapping(cls, schema: Mapping[str, Any]) -> DetectionSchema:
@@ -107,5 +110,6 @@ _CHECKS = {
     "nms_iou": number(0.01, 1, whole=False),
     "max_detections": number(1, 300, whole=True),
     "on_invalid": one_of(*POLICIES),
+    "bit_depth": number(8, 16, whole=True),
     "max_pixels": number(1, MAX_PIXELS * 16, whole=True),
 }

@@ -86,7 +86,9 @@ class MaskFolder:
 
     def masks(self) -> Iterator[tuple[str, Classes]]:
         """Yield each mask's file name and class numbers."""
-        images = [FileImage(path, self.schema.max_pixels) for path, _ in self.files]
+        images = [
+            FileImage(path, self.schema.max_pixels, self.schema.bit_depth) for path, _ in self.files
+        ]
         names = (name for _, name in self.files)
         yield from zip(names, predicted_masks(self.model, images), strict=True)
 

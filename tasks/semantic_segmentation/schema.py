@@ -52,6 +52,8 @@ class SegmentationSchema:
         What a bad picture or mask does to its site.
     max_pixels : int
         Largest picture that is decoded.
+    bit_depth : int or None, 8 to 16
+        Bits that grey 16-bit pixels use; None: what each file says, else 16.
     """
 
     classes: tuple[str, ...]
@@ -66,6 +68,7 @@ class SegmentationSchema:
     boundary_tolerance: int = 2
     on_invalid: str = "refuse"
     max_pixels: int = MAX_PIXELS
+    bit_depth: int | None = None
 
     @classmethod
     def from_mapping(cls, schema: Mapping[str, Any]) -> SegmentationSchema:
@@ -156,5 +159,6 @@ _CHECKS = {
     "resize": one_of("pad", "stretch"),
     "boundary_tolerance": number(0, MAX_TOLERANCE, whole=True),
     "on_invalid": one_of(*POLICIES),
+    "bit_depth": number(8, 16, whole=True),
     "max_pixels": number(1, MOST_PIXELS, whole=True),
 }

@@ -350,3 +350,34 @@ def test_issues_has_two_policies_and_describes_every_neutral_kind():
     with pytest.raises(ConfigError, match="refuse or drop"):
         ImageIssues("ignore")
     assert set(DESCRIPTIONS) >= NEUTRAL
+
+
+def _with_sbit(path, bits):
+    data = path.read_bytes()
+    chunk = b"sBIT" + bytes([bits])
+    chunk = (1).to_bytes(4, "big") + chunk + zlib.crc32(chunk).to_bytes(4, "big")
+    path.write_bytes(data[:33] + chunk + data[33:])  # behind the header
+
+
+@pytest.mark.parametrize("name", ["deep.png", "deep.tif"])
+def test_twelve_bits_keep_256_grey_levels_where_the_file_or_the_use_case_says_so(name, tmp_path):
+    values = np.arange(4096, dtype=np.uint16).reshape(64, 64)
+    path = tmp_path / name
+    Image.fromarray(values).save(path)
+    assert len(np.unique(np.asarray(read_image(path)))) == 16
+    np.testing.assert_array_equal(np.asarray(read_image(path, bit_depth=12))[..., 0], values >> 4)
+    assert inspect_image(path, bit_depth=12).conversions == ("sixteen_bit",)
+    if name.endswith("png"):
+        _with_sbit(path, 12)
+    else:
+        Image.fromarray(values).save(path, tiffinfo={281: 4095})
+    np.testing.assert_array_equal(np.asarray(read_image(path))[..., 1], values >> 4)
+    assert inspect_image(path).conversions == ("sixteen_bit",)
+    with pytest.raises(BadImageError, match="has the value 4095, beyond its 10 bits"):
+        inspect_image(path, bit_depth=10)
+
+
+def test_eight_bits_do_not_depend_on_a_bit_depth(tmp_path):
+    path = _saved(tmp_path / "a.png", _picture("L"))
+    plain = np.asarray(read_image(path))
+    np.testing.assert_array_equal(np.asarray(read_image(path, bit_depth=12)), plain)

@@ -39,6 +39,7 @@ class Letters:
 
     on_invalid: str = "refuse"
     merge_singles: bool = False
+    bit_depth: int | None = None
     task = "letters"
 
     def has_holdout(self, path):
@@ -233,6 +234,17 @@ def test_bad_pictures_and_labels_meet_the_sites_policy_or_else_the_tasks(folder,
         "left out: 1 images cannot be read",
         "left out: 1 labels cannot be parsed",
     ]
+
+
+def test_a_declared_bit_depth_is_every_pictures(folder):
+    grey = np.arange(16, dtype=np.uint16).reshape(4, 4) * 256  # 12 bits
+    Image.fromarray(grey).save(folder / "a999.png")
+    for depth, expected in ((None, 15), (12, 240), (14, 60)):
+        found = read_items(DataSource("a", str(folder)), 0, Letters(bit_depth=depth))
+        (item,) = (i for i in found.train + found.holdout if i.image.name.endswith("a999.png"))
+        assert np.asarray(item.image.load()).max() == expected
+    with pytest.raises(DataError, match=r"a999.png: has the value 3840, beyond its 10 bits"):
+        read_items(DataSource("a", str(folder)), 0, Letters(bit_depth=10))
 
 
 def test_one_picture_is_too_few_and_none_is_told(tmp_path):
