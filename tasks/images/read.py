@@ -269,7 +269,8 @@ def _stated_depth(picture: Image.Image, path: Path) -> int | None:
         while (head := file.read(8))[4:] not in (b"", b"IDAT", b"IEND"):
             size = int.from_bytes(head[:4], "big")
             if head[4:] == b"sBIT":
-                return min(max(*file.read(size), 8), DEEPEST)
+                deepest: int = max([*file.read(size), 8])  # of the channels
+                return min(deepest, DEEPEST)
             file.seek(size + 4, os.SEEK_CUR)
     return None
 
