@@ -159,7 +159,7 @@ class BoardObserver:
         done = f"round {self._last_round}" if self._last_round else "the baseline"
         return f"{text} after {done}; continue with fl-server resume={self._config.folder}"
 
-    def admitted(self, members: list[Site]) -> None:
+    def admitted(self, sites: list[Site]) -> None:
         """Sites are stored with their first record."""
 
     def round_finished(self, record: RoundRecord) -> None:

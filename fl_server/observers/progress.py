@@ -35,7 +35,7 @@ class Progress:
             transient=True,
         )
         self._task = self._bar.add_task("waiting for sites", total=config.rounds + 1, last="")
-        self._members: list[Site] = []
+        self._sites: list[Site] = []
 
     def __enter__(self) -> Progress:
         self._bar.start()
@@ -53,16 +53,16 @@ class Progress:
         """Print one line above the bar."""
         self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    def admitted(self, members: list[Site]) -> None:
+    def admitted(self, sites: list[Site]) -> None:
         """Name the sites."""
-        self._members = members
-        choosing = sum(member.num_validation for member in members)
-        rows = sum(member.num_train + member.num_holdout for member in members) + choosing
-        names = ", ".join(member.name for member in members[:8])
-        more = f" and {len(members) - 8} more" if len(members) > 8 else ""
-        self.say(f"{self._config.usecase.title}: {len(members)} sites, {rows} rows ({names}{more})")
+        self._sites = sites
+        choosing = sum(site.num_validation for site in sites)
+        rows = sum(site.num_train + site.num_holdout for site in sites) + choosing
+        names = ", ".join(site.name for site in sites[:8])
+        more = f" and {len(sites) - 8} more" if len(sites) > 8 else ""
+        self.say(f"{self._config.usecase.title}: {len(sites)} sites, {rows} rows ({names}{more})")
         if choosing:
-            idle = [member.name for member in members if not member.num_validation]
+            idle = [site.name for site in sites if not site.num_validation]
             shown = ", ".join(idle[:8]) + (f" and {len(idle) - 8} more" if len(idle) > 8 else "")
             without = f"; without any, these take no part in that: {shown}" if idle else ""
             self.say(f"  {choosing} validation rows choose the round whose model counts{without}")
@@ -92,7 +92,7 @@ class Progress:
         """Print the tables."""
         self._bar.stop()
         self._console.print(self._scores(outcome))
-        self._console.print(self._sites(outcome))
+        self._console.print(self._site_table(outcome))
         final = final_round(outcome.rounds, self._config.usecase.score)
         if final.validation_score is not None:
             stop = "stopped early: " if outcome.stopped_early else ""
@@ -122,25 +122,25 @@ class Progress:
             names += [f"{metrics.per_class}_{name}" for name in classes]
         return list(dict.fromkeys(map(MetricPath.parse, names)))
 
-    def _sites(self, outcome: RunOutcome) -> Table:
+    def _site_table(self, outcome: RunOutcome) -> Table:
         table = Table(title="sites")
         table.add_column("site")
-        choosing = any(member.num_validation for member in self._members)
+        choosing = any(site.num_validation for site in self._sites)
         counted = ["train rows", *(["validation rows"] if choosing else []), "holdout rows"]
         for name in (*counted, "rounds taken part", "MB up", "MB down"):
             table.add_column(name, justify="right")
-        for member in self._members[:20]:
-            records = [s for r in outcome.rounds for s in r.sites if s.site == member.name]
+        for site in self._sites[:20]:
+            records = [s for r in outcome.rounds for s in r.sites if s.site == site.name]
             taken = sum(s.phase == "train" and s.status == "ok" for s in records)
             table.add_row(
-                member.name,
-                str(member.num_train),
-                *([str(member.num_validation)] if choosing else []),
-                str(member.num_holdout),
+                site.name,
+                str(site.num_train),
+                *([str(site.num_validation)] if choosing else []),
+                str(site.num_holdout),
                 f"{taken} of {len(outcome.rounds) - 1}",
                 f"{sum(s.bytes_up for s in records) / 1e6:.2f}",
                 f"{sum(s.bytes_down for s in records) / 1e6:.2f}",
             )
-        if len(self._members) > 20:
-            table.caption = f"and {len(self._members) - 20} more"
+        if len(self._sites) > 20:
+            table.caption = f"and {len(self._sites) - 20} more"
         return table

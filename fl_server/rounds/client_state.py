@@ -58,11 +58,6 @@ class ClientState:
         self._accepted: dict[str, int] = {}
         self._ahead: set[str] = set()
 
-    def restore(self, records: Iterable[RoundRecord]) -> None:
-        """Learn from the rounds of a resumed run."""
-        for record in records:
-            self.note(record.round, record.sites, succeeded=record.status == "ok")
-
     def note(self, number: int, sites: Iterable[SiteRecord], *, succeeded: bool) -> None:
         """Learn from a round's training; a simulated site's memory is put back at once."""
         asked = {site.site: site for site in sites if _trained(site)}
