@@ -9,6 +9,7 @@ after imports: start of the engine, reading the clients' data, every round with 
 from __future__ import annotations
 
 import argparse
+import shutil
 import tempfile
 import time
 from dataclasses import replace
@@ -101,12 +102,13 @@ def run_fedleague(folder: Path, clients: int, rounds: int) -> tuple[float, float
         f"initial_weights={folder / 'weights.safetensors'}",
         "board.url=null",
     ]
+    held_out = shutil.copy(table, folder / "held_out.csv")  # the peers score the training rows
     started = time.perf_counter()
     config = compose_overrides(overrides, folder / "run")
     cut = {"kind": "column", "column": "client", "num_sites": clients}
     sites = tuple(
         DataSource(
-            digits.name(client), table, holdout=table, partition=Partition(**cut, index=client)
+            digits.name(client), table, holdout=str(held_out), partition=Partition(**cut, index=client)
         )
         for client in range(clients)
     )

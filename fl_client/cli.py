@@ -48,6 +48,8 @@ def _run(config: DictConfig) -> None:
         why = f"{key} must be given" if key else " ".join(str(error).split())
         _failures.append(ConfigError(f"{why}: fl-client site=site.yaml server=HOST:PORT"))
         return
+    if isinstance(raw["site"], int):  # Hydra reads a name of digits as a number
+        raw["site"] = str(raw["site"])
     try:
         _serve(validated(ClientConfig, raw))
     except FedleagueError as error:

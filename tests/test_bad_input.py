@@ -533,8 +533,14 @@ def test_port_in_use_is_one_line(call):
 
 
 def test_disk_that_fills_up_is_one_line(call, monkeypatch):
+    sync, calls = files.os.fsync, []
+
     def full(descriptor):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        """Take the configuration and its folder, and nothing after them."""
+        calls.append(descriptor)
+        if len(calls) > 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        sync(descriptor)
 
     monkeypatch.setattr(files.os, "fsync", full)
     ended = call("fl-server", *GOOD, "board.url=null", "hydra.run.dir=run")

@@ -384,7 +384,7 @@ def test_help_teaches_by_example(tmp_path, name, teaches):
 def test_installed_wheel_works_outside_the_checkout(tmp_path):
     """conf/ travels as package data: nothing of the checkout is on the path."""
     source = tmp_path / "source"
-    kept = ("fl_server", "fl_client", "strategies", "tasks", "conf")
+    kept = ("fl_common", "fl_server", "fl_client", "strategies", "tasks", "conf")
     for package in kept:
         shutil.copytree(
             ROOT / package, source / package, ignore=shutil.ignore_patterns("__pycache__")

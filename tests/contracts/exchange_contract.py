@@ -146,7 +146,7 @@ class ExchangeContract:
     def test_evaluation_without_replies_names_the_sites(self, open_setting, start):
         setting = open_setting()
         setting.federation.grid.lost = set(NAMES)
-        with pytest.raises(QuorumError, match="continue with resume=true"):
+        with pytest.raises(QuorumError, match="continue with fl-server resume="):
             setting.exchange.evaluate(1, start)
 
     def test_evaluation_below_quorum_is_an_error(self, open_setting, start):

@@ -107,7 +107,7 @@ class TestAsyncExchange(ExchangeContract):
         assert {site.status for site in last.sites} == {"ok"}
 
     def test_site_that_exceeds_its_time_is_given_up_and_asked_again(self, patient, start):
-        setting = patient(reply_seconds=0.0)
+        setting = patient(reply_seconds=1e-9)
         outcome = setting.exchange.train(1, start)
         assert {site.status for site in outcome.sites} == {"late"}
         assert outcome.reason == "0 of 1 sites replied; previous model kept"

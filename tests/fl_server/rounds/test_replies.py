@@ -76,7 +76,7 @@ def test_error_is_recorded_by_its_code_only(error, status, says):
 def test_site_without_a_reply_is_absent_while_there_is_time_and_late_after_it():
     collector, _, _ = collected({2: lambda _: None})
     assert collector.records["site_2"].status == "absent"
-    collector, _, _ = collected({2: lambda _: None}, reply_seconds=0.0)
+    collector, _, _ = collected({2: lambda _: None}, reply_seconds=1e-9)
     assert collector.records["site_2"].reason == "no reply in time"
 
 

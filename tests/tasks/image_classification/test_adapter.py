@@ -45,7 +45,8 @@ def test_pooled_mean_and_spread_equal_those_of_the_pooled_pixels(task, site):
 
 
 def test_one_class_everywhere_is_refused(task, tmp_path):
-    np.savez(tmp_path / "x.npz", images=np.zeros((4, 8, 8), np.uint8), labels=np.zeros(4))
+    images = np.arange(4 * 8 * 8, dtype=np.uint8).reshape(4, 8, 8)
+    np.savez(tmp_path / "x.npz", images=images, labels=np.zeros(4))
     data = task.read(DataSource("a", str(tmp_path / "x.npz")), 0)
     assert data.notes == ["the training pictures have one class only: 'disc'"]
     with pytest.raises(SchemaError, match="is of class 'disc'"):

@@ -201,7 +201,8 @@ def test_memory_of_a_site_is_that_of_a_few_pictures(tmp_path):
         Image.effect_noise((100, 100), 40).convert("RGB").resize(size).save(first, quality=20)
         for number in range(20):
             if number:
-                shutil.copy(first, first.with_name(f"{number}.jpg"))
+                other = first.with_name(f"{number}.jpg")  # a file of its own, not a copy
+                other.write_bytes(first.read_bytes() + bytes([number]))
             (tmp_path / name / "labels" / f"{number}.txt").write_text("0 0.5 0.5 0.3 0.3")
     done = subprocess.run(
         [sys.executable, "-c", PEAK_MEMORY, *(str(tmp_path / name) for name in sizes)],
