@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from io import StringIO
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from fl_server.config.compose import compose_overrides
 from fl_server.config.usecase import ScoreRule
 from fl_server.observers.progress import Progress
 from fl_server.results.records import RoundRecord, RunOutcome, SiteRecord
@@ -33,9 +35,25 @@ class Screen:
         return [[cell.strip() for cell in cells] for cells in split]
 
 
+@pytest.fixture(scope="module")
+def composed():
+    """Compose once for all tests: nothing here looks into a site's file."""
+    overrides = [
+        "usecase=tabular_classification",
+        "usecase.target=y",
+        "usecase.classes=[n,p]",
+        "data.sites=[a.csv,b.csv]",
+        "rounds=3",
+        "board.url=null",
+        "usecase.title=Hearts",
+        "usecase.score=f1_macro",
+    ]
+    return compose_overrides(overrides, Path("run"))
+
+
 @pytest.fixture
-def config(compose):
-    return compose("usecase.title=Hearts", "usecase.score=f1_macro")
+def config(composed, tmp_path):
+    return replace(composed, folder=tmp_path)
 
 
 @pytest.fixture

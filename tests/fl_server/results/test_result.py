@@ -6,12 +6,14 @@ import json
 import math
 import xml.etree.ElementTree as ET
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
 from fl_common.errors import FileWriteError
+from fl_server.config.compose import compose_overrides
 from fl_server.results.records import RoundRecord, RunOutcome, SiteRecord
 from fl_server.results.result import CURVE, MODEL, MODEL_CARD, RESULT, result_of, write_result
 from tasks.scores import ScoreCard, Scores
@@ -52,9 +54,27 @@ def outcome():
     return RunOutcome(weights, (record(0, 0.5), record(1, 0.75, FINAL, **more)))
 
 
+@pytest.fixture(scope="module")
+def composed():
+    """Compose once for all tests: nothing here looks into a site's file."""
+    overrides = [
+        "usecase=tabular_classification",
+        "usecase.target=y",
+        "usecase.classes=[n,p]",
+        "data.sites=[a.csv,b.csv]",
+        "rounds=3",
+        "board.url=null",
+        "model.params.hidden=[8]",
+        "submission.team=aorta",
+        "submission.claimed=0.9",
+        "seed=7",
+    ]
+    return compose_overrides(overrides, Path("run"))
+
+
 @pytest.fixture
-def config(compose):
-    return compose("submission.team=aorta", "submission.claimed=0.9", "seed=7")
+def config(composed, tmp_path):
+    return replace(composed, folder=tmp_path / "run")
 
 
 def read(path):
