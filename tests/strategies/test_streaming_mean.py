@@ -67,12 +67,12 @@ def test_fold_equals_numpys_weighted_mean():
 
 def test_equal_weights_give_the_plain_mean_and_keep_the_loss_by_examples():
     made = models(3)
-    replies = map(reply, made, [1, 1, 98], [1.0, 1.0, 0.0])
+    replies = map(reply, made, [1, 1, 98], [1.0, 1.0, 0.5])
 
     fold = fold_replies(replies, lambda metrics: 1.0)
 
     np.testing.assert_allclose(fold.mean["w"], np.mean([m["w"] for m in made], 0), rtol=1e-6)
-    assert (fold.weight, fold.num_examples, fold.loss) == (3.0, 100, pytest.approx(0.02))
+    assert (fold.weight, fold.num_examples, fold.loss) == (3.0, 100, pytest.approx(0.51))
     assert fold.extra == {}
 
 
