@@ -108,7 +108,10 @@ def run_fedleague(folder: Path, clients: int, rounds: int) -> tuple[float, float
     cut = {"kind": "column", "column": "client", "num_sites": clients}
     sites = tuple(
         DataSource(
-            digits.name(client), table, holdout=str(held_out), partition=Partition(**cut, index=client)
+            digits.name(client),
+            table,
+            holdout=str(held_out),
+            partition=Partition(**cut, index=client),
         )
         for client in range(clients)
     )

@@ -44,6 +44,8 @@ def check_masked(message: Message, reply: Message) -> ArrayRecord | None:
     try:
         stage = stage_of(message)
         sent = find_record(reply.content, SECAGG, ConfigRecord)
+        if sent is None and SECAGG in reply.content:
+            raise EgressError(f"record '{SECAGG}' is of a kind that may not leave masked")
         REPLIES[stage].from_record(sent if sent is not None else ConfigRecord())
         if stage != Stage.MASK:
             _check_records(reply, {SECAGG})

@@ -227,7 +227,6 @@ def test_mask_request_without_a_length_lets_nothing_leave():
         check_masked(message, answer(message, MaskReply(), masked=vector))
 
 
-@pytest.mark.xfail(reason="'secagg' of another kind is taken for an empty one", strict=True)
 @pytest.mark.parametrize("stage", [shares_stage, mask_stage, unmask_stage])
 @pytest.mark.parametrize(
     "leak", [pack_arrays({"rows": np.arange(6.0)}), MetricRecord({"rows": [1.0, 2.0]})]
