@@ -180,7 +180,7 @@ from tasks.registry import load_task
 
 for root in sys.argv[1:]:
     task = load_task("object_detection", {"classes": ["a"], "image_size": 64})
-    data = task.read(DataSource("a", root, holdout=root), 0)
+    data = task.read(DataSource("a", root, holdout_fraction=0.5), 0)
     model = task.build(ModelSpec("fcos", {"backbone": "tiny"}), {}, 0)
     config = TrainConfig(lr=0.001, batch_size=16, local_steps=1)
     task.train(model, data, config, LocalObjective(), 0)
@@ -198,7 +198,7 @@ def test_memory_of_a_site_is_that_of_a_few_pictures(tmp_path):
             (tmp_path / name / folder).mkdir(parents=True)
         first = tmp_path / name / "images" / "0.jpg"
         Image.effect_noise((100, 100), 40).convert("RGB").resize(size).save(first, quality=20)
-        for number in range(20):
+        for number in range(40):
             if number:
                 other = first.with_name(f"{number}.jpg")  # a file of its own, not a copy
                 other.write_bytes(first.read_bytes() + bytes([number]))
