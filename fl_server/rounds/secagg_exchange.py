@@ -165,7 +165,7 @@ class SecaggSession:
         except ReplyError as error:
             raise QuorumError(
                 f"the model cannot be evaluated: {error}; the last finished round is saved, "
-                "continue with resume=true"
+                f"continue with fl-server resume={self._federation.config.folder}"
             ) from error
         return pooled
 
