@@ -57,8 +57,15 @@ def tls_context(ca: Path | None) -> ssl.SSLContext:
 def speaks_tls(server: str) -> bool:
     """Try whether a TLS handshake succeeds, whatever the certificate."""
     host, _, port = server.rpartition(":")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     try:
-        ssl.get_server_certificate((host.strip("[]"), int(port)), timeout=5.0)
+        # ssl.get_server_certificate leaves a socket open whose handshake is cut
+        with (
+            socket.create_connection((host.strip("[]"), int(port)), timeout=5.0) as connection,
+            context.wrap_socket(connection, do_handshake_on_connect=False) as wrapped,
+        ):
+            wrapped.do_handshake()
     except (OSError, ValueError):
         return False
     return True
