@@ -55,12 +55,4 @@ def print_usecases(console: Console) -> None:
 
 def job_of(usecase: str, overrides: list[str]) -> Job:
     """Return what a server would ask of a site in this use case."""
-    config = compose_overrides([f"usecase={usecase}", "runtime=deployment", *overrides])
-    return Job(
-        task=config.usecase.task,
-        schema=config.schema,
-        model=config.model,
-        train=config.train,
-        seed=config.seed,
-        split_seed=config.split_seed,
-    )
+    return compose_overrides([f"usecase={usecase}", "runtime=deployment", *overrides]).job()

@@ -42,6 +42,7 @@ from fl_server.config.sources import (
 from fl_server.config.usecase import UseCaseInfo, score_rule
 from strategies.privacy.modes import NoPrivacy, Privacy
 from strategies.wire.compression import Compression
+from strategies.wire.job import Job
 from tasks.contract import DataSource, ModelSpec, TrainConfig, metrics_of
 from tasks.registry import load_task
 from tasks.scores import TaskMetrics
@@ -195,6 +196,18 @@ class RunConfig:
     def split_seed(self) -> int:
         """What fixes which rows are held out."""
         return self.data.split_seed
+
+    def job(self, **further: Any) -> Job:
+        """Return what the run asks of a site; ``further`` are fields that admission decides."""
+        return Job(
+            task=self.usecase.task,
+            schema=self.schema,
+            model=self.model,
+            train=self.train,
+            seed=self.seed,
+            split_seed=self.split_seed,
+            **further,
+        )
 
     @property
     def site_data(self) -> tuple[dict[str, Any], ...]:

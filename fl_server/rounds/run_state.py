@@ -9,7 +9,6 @@ from typing import Any
 
 from fl_server.config.run_config import RunConfig
 from strategies.privacy.modes import SecureAggregation
-from strategies.wire.job import Job
 from tasks.contract import Model
 from tasks.stats import Stats
 
@@ -28,14 +27,8 @@ class RunState:
     """
 
     def __init__(self, config: RunConfig, client_update: str, run: str = "") -> None:
-        self._job = Job(
-            task=config.usecase.task,
-            schema=config.schema,
-            model=config.model,
-            train=config.train,
+        self._job = config.job(
             strategy=client_update,
-            seed=config.seed,
-            split_seed=config.split_seed,
             compression=config.compression,
             secagg=isinstance(config.privacy, SecureAggregation),
             run=run or _new_name(),

@@ -25,7 +25,6 @@ from fl_server.rounds.early_stopping import can_choose
 from fl_server.runtimes.execution import execute
 from fl_server.runtimes.simulated_sites import simulated_site, write_simulated_sites
 from fl_server.runtimes.simulation import CLIENT_APP, InProcessGrid, load_client_app
-from strategies.wire.job import Job
 
 SITE_CHECK = "fl_client.data_check:check_simulated"
 QUIET_RAY = {
@@ -63,14 +62,7 @@ def check_sites(config: RunConfig) -> list[Any]:
     DataError, SchemaError
         Naming site, file, row and column.
     """
-    job = Job(
-        task=config.usecase.task,
-        schema=config.schema,
-        model=config.model,
-        train=config.train,
-        seed=config.seed,
-        split_seed=config.split_seed,
-    )
+    job = config.job()
     module, _, function = SITE_CHECK.partition(":")
     check = getattr(importlib.import_module(module), function)
     reports: list[Any] = check([simulated_site(s) for s in config.site_data], job.to_json())
